@@ -1,0 +1,31 @@
+"""Transposed convolution and its gradients as hand-written Numba kernels, for NumPy arrays.
+
+"Deconvolution" here means transposed convolution, and what is learned with it by gradient descent.
+"""
+
+from fastdeconv import grad
+from fastdeconv.devices import get_device, set_device
+from fastdeconv.functional import (
+    conv_transpose1d,
+    conv_transpose1d_vjp,
+    conv_transpose2d,
+    conv_transpose2d_vjp,
+    conv_transpose3d,
+    conv_transpose3d_vjp,
+)
+from fastdeconv.problem import Problem
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Problem",
+    "conv_transpose1d",
+    "conv_transpose1d_vjp",
+    "conv_transpose2d",
+    "conv_transpose2d_vjp",
+    "conv_transpose3d",
+    "conv_transpose3d_vjp",
+    "get_device",
+    "grad",
+    "set_device",
+]

@@ -1,0 +1,142 @@
+"""What every public call shares: from arrays and arguments to a plan, and from a plan to a result."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeconv.arrays import operand
+from fastdeconv.devices import resolve
+from fastdeconv.dispatch import Plan, plan
+from fastdeconv.problem import Pass, Problem, output_padding_for
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+def plan_call(
+    pass_: Pass,
+    ndim: int,
+    input_shape: Shape,
+    weight_shape: Shape,
+    dtype: str,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: Any,
+    dilation: Any,
+    output_size: Any,
+    device: Any,
+    algorithm: Any,
+) -> Plan:
+    """Return the plan of a call, from a cache if the same arguments came before."""
+    arguments = (stride, padding, output_padding, groups, dilation, output_size)
+    key = (pass_, ndim, input_shape, weight_shape, dtype, arguments, resolve(device), algorithm)
+    # 1, 1.0 and True are one key to a dictionary, but only the int is a legal argument.
+    if all(map(_is_plain, arguments)) and (algorithm is None or type(algorithm) is str):
+        return _cached_plan(*key)
+    return _make_plan(*key)
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return kind is int or value is None or (kind is tuple and all(type(v) is int for v in value))
+
+
+def _make_plan(
+    pass_: Pass,
+    ndim: int,
+    input_shape: Shape,
+    weight_shape: Shape,
+    dtype: str,
+    arguments: tuple[Any, ...],
+    device: str,
+    algorithm: Any,
+) -> Plan:
+    stride, padding, output_padding, groups, dilation, output_size = arguments
+    problem = Problem.from_shapes(
+        input_shape,
+        weight_shape,
+        ndim=ndim,
+        dtype=dtype,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        groups=groups,
+        dilation=dilation,
+        output_size=output_size,
+    )
+    return plan(problem, pass_, device, algorithm)
+
+
+_cached_plan = lru_cache(maxsize=4096)(_make_plan)
+
+
+def with_channels(ndim: int, activation: Shape, weight: Shape) -> tuple[Shape, Shape, bool]:
+    """Read a bare image with a bare kernel, neither with a channel axis, as one image with one channel.
+
+    The last value tells whether they are bare.
+    """
+    if len(activation) == len(weight) == ndim:
+        return (1, *activation), (1, 1, *weight), True
+    return activation, weight, False
+
+
+def run(p: Plan, inputs: tuple[Array | None, ...], out: Array) -> Array:
+    """Run a plan on arrays of any strides, and return `out`."""
+    *shapes, out_shape = p.shapes
+    ready = [a if a is None else np.ascontiguousarray(a).reshape(shape) for a, shape in zip(inputs, shapes)]
+    if out.flags.c_contiguous:
+        p.run(*ready, out.reshape(out_shape))
+    else:
+        packed = np.empty(out_shape, out.dtype)
+        p.run(*ready, packed)
+        out[...] = packed.reshape(out.shape)
+    return out
+
+
+def check_grad_output(p: Plan, grad_output: Array, ndim: int, bare: bool) -> None:
+    """Refuse a gradient whose shape is not the output's, and tell the output_padding that would give it.
+
+    Raises
+    ------
+    ValueError
+    """
+    problem = p.problem
+    expected = problem.output_shape[1:] if bare else problem.output_shape
+    if grad_output.shape == expected:
+        return
+    message = f"grad_output must have the output's shape {expected}; got {grad_output.shape}"
+    if len(grad_output.shape) == len(expected) and grad_output.shape[:-ndim] == expected[:-ndim]:
+        try:
+            extra = output_padding_for(
+                grad_output.shape[-ndim:],
+                problem.input_size,
+                problem.kernel_size,
+                problem.stride,
+                problem.padding,
+                problem.dilation,
+            )
+        except ValueError as error:
+            message += f"; {error}".replace("output_size must", "its size must")
+        else:
+            message += f", which output_padding={extra} gives"
+    raise ValueError(message)
+
+
+def check_bias(bias: Any, problem: Problem) -> Array:
+    """Return the bias as an array if it has one value for each output channel.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    b = operand("bias", bias)
+    if b.shape != (problem.out_channels,):
+        raise ValueError(
+            f"bias must have shape ({problem.out_channels},), one value for each output channel; got {b.shape}"
+        )
+    return b

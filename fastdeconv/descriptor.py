@@ -1,0 +1,128 @@
+"""The paste-able name of a problem, in the grammar of oneDNN's benchdnn for convolutions.
+
+``[--dt=DT] [--unbatched] [gG]mbNicC[idD][ihH]iwWocC[odD][ohH]owW[kdK…]kwK[sd…]sw[pd…]pw[dd…]dw[n"name"]``
+
+Element types have benchdnn's short names, extended by ``f64``-style names for the others. Dilation is
+counted from 0. Output padding follows from the output size. On reading, a size that is given for
+one axis only holds for the axes to its right; what is left out altogether is stride 1, padding 0, dilation 0
+and the output size without output padding. See
+https://github.com/uxlfoundation/oneDNN/blob/main/tests/benchdnn/doc/knobs_convolution.md.
+"""
+
+from __future__ import annotations
+
+import re
+
+from fastdeconv.problem import Problem, output_padding_for
+
+_SHORT = {
+    "float16": "f16", "float32": "f32", "float64": "f64", "complex64": "c64", "complex128": "c128",
+    "int8": "s8", "int16": "s16", "int32": "s32", "int64": "s64",
+    "uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64",
+}  # fmt: skip
+_LONG = {short: long for long, short in _SHORT.items()}
+_LETTERS = "dhw"
+_FIELD = re.compile(r"(mb|ic|oc|g|[ioksp][dhw]|d[dhw])(\d+)")
+
+
+def format_descriptor(problem: Problem) -> str:
+    """Return the descriptor of a problem; `parse_descriptor` reads it back."""
+    axes = _LETTERS[-problem.ndim :]
+
+    def sizes(letter: str, values: tuple[int, ...]) -> str:
+        return "".join(f"{letter}{a}{v}" for a, v in zip(axes, values))
+
+    flags = [f"--dt={_SHORT[problem.dtype]}"] if problem.dtype != "float32" else []
+    if not problem.batched:
+        flags.append("--unbatched")
+    core = (
+        (f"g{problem.groups}" if problem.groups > 1 else "")
+        + f"mb{problem.batch}ic{problem.in_channels}"
+        + sizes("i", problem.input_size)
+        + f"oc{problem.out_channels}"
+        + sizes("o", problem.output_size)
+        + sizes("k", problem.kernel_size)
+        + sizes("s", problem.stride)
+        + sizes("p", problem.padding)
+        + (sizes("d", tuple(d - 1 for d in problem.dilation)) if max(problem.dilation) > 1 else "")
+    )
+    return " ".join([*flags, core])
+
+
+def parse_descriptor(text: str) -> Problem:
+    """Read a descriptor.
+
+    Raises
+    ------
+    TypeError
+        `text` is not a string.
+    ValueError
+        The message shows the part that cannot be read, or the size that is missing or impossible.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a descriptor must be a string; got {type(text).__name__}")
+    dtype, batched = "float32", True
+    words = text.split()
+    while words and words[0].startswith("--"):
+        flag = words.pop(0)
+        key, _, value = flag.partition("=")
+        if key == "--dt" and value in _LONG:
+            dtype = _LONG[value]
+        elif flag == "--unbatched":
+            batched = False
+        else:
+            raise ValueError(f"descriptor flag {flag!r} is not known; use --dt={'|'.join(_LONG)} or --unbatched")
+    if len(words) != 1:
+        raise ValueError(f"a descriptor is flags and then one word such as mb1ic3ih5iw5oc2kh3kw3; got {text!r}")
+    fields = _fields(words[0])
+    ndim = max(len(_LETTERS) - _LETTERS.index(key[1]) for key in fields if key[0] in "iokspd" and key[1] in _LETTERS)
+    axes = _LETTERS[-ndim:]
+
+    def sizes(letter: str, default: int | None) -> tuple[int, ...]:
+        values: list[int] = []
+        for a in axes:
+            value = fields.get(letter + a, values[-1] if values else default)
+            if value is None:
+                raise ValueError(f"descriptor {words[0]!r} lacks {letter}{a}")
+            values.append(value)
+        return tuple(values)
+
+    for key in ("ic", "oc"):
+        if key not in fields:
+            raise ValueError(f"descriptor {words[0]!r} lacks {key}")
+    input_size, kernel_size = sizes("i", None), sizes("k", None)
+    stride, padding = sizes("s", 1), sizes("p", 0)
+    dilation = tuple(d + 1 for d in sizes("d", 0))
+    output_padding = (0,) * ndim
+    if any("o" + a in fields for a in axes):
+        output_padding = output_padding_for(sizes("o", None), input_size, kernel_size, stride, padding, dilation)
+    return Problem(
+        batch=fields.get("mb", 1),
+        in_channels=fields["ic"],
+        out_channels=fields["oc"],
+        input_size=input_size,
+        kernel_size=kernel_size,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        dilation=dilation,
+        groups=fields.get("g", 1),
+        dtype=dtype,
+        batched=batched,
+    )
+
+
+def _fields(word: str) -> dict[str, int]:
+    fields: dict[str, int] = {}
+    at = 0
+    while at < len(word) and not re.fullmatch(r'n"?[^"]*"?', word[at:]):
+        match = _FIELD.match(word, at)
+        if match is None:
+            raise ValueError(f"descriptor {word!r} cannot be read from {word[at:]!r} on")
+        if match[1] in fields:
+            raise ValueError(f"descriptor {word!r} gives {match[1]} twice")
+        fields[match[1]] = int(match[2])
+        at = match.end()
+    if not any(key in fields for key in ("id", "ih", "iw")):
+        raise ValueError(f"descriptor {word!r} lacks iw (and ih, id)")
+    return fields

@@ -1,0 +1,197 @@
+"""Gradients of transposed convolution, named as torch.nn.grad names those of convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeconv.arrays import operand, result, same_dtype
+from fastdeconv.calls import Shape, check_grad_output, plan_call, run, with_channels
+from fastdeconv.problem import IntOrTuple, as_int
+
+Array = NDArray[Any]
+Parameters = tuple[Any, Any, Any, Any, Any]  # stride, padding, output_padding, groups, dilation
+
+
+def input_grad(
+    ndim: int, x_shape: Shape, w: Array, gy: Array, parameters: Parameters, out: Any, device: Any, algorithm: Any
+) -> Array:
+    """Compute the gradient with respect to an input of shape `x_shape`; see `conv_transpose2d_input`."""
+    full_shape, w_full_shape, bare = with_channels(ndim, x_shape, w.shape)
+    p = plan_call("input_grad", ndim, full_shape, w_full_shape, gy.dtype.name, *parameters, None, device, algorithm)
+    check_grad_output(p, gy, ndim, bare)
+    gx = result(out, x_shape, gy.dtype.name, weight=w, grad_output=gy)
+    return run(p, (gy, w), gx) if gx.size else gx
+
+
+def weight_grad(
+    ndim: int, x: Array, w_shape: Shape, gy: Array, parameters: Parameters, out: Any, device: Any, algorithm: Any
+) -> Array:
+    """Compute the gradient with respect to a weight of shape `w_shape`; see `conv_transpose2d_weight`."""
+    x_full_shape, w_full_shape, bare = with_channels(ndim, x.shape, w_shape)
+    p = plan_call("weight_grad", ndim, x_full_shape, w_full_shape, gy.dtype.name, *parameters, None, device, algorithm)
+    check_grad_output(p, gy, ndim, bare)
+    gw = result(out, w_shape, gy.dtype.name, input=x, grad_output=gy)
+    if x.size:
+        return run(p, (x, gy), gw)
+    gw[...] = 0
+    return gw
+
+
+def bias_grad(ndim: int, gy: Array) -> Array:
+    """Compute the gradient with respect to the bias; see `conv_transpose2d_bias`."""
+    if gy.ndim == ndim:
+        gy = gy[None]
+    if gy.ndim not in (ndim + 1, ndim + 2):
+        raise ValueError(f"grad_output must have {ndim + 1} or {ndim + 2} axes (N, C_out, …); got shape {gy.shape}")
+    wide = {"f": "float32", "i": "int64", "u": "int64"}.get(gy.dtype.kind) if gy.dtype.itemsize < 4 else None
+    channels = gy.shape[-ndim - 1]
+    # Rows first, so that NumPy sums them pairwise.
+    rows = gy.reshape(-1, channels, np.prod(gy.shape[-ndim:], dtype=int)).sum(axis=2, dtype=wide or gy.dtype)
+    with np.errstate(over="ignore"):
+        return rows.sum(axis=0, dtype=rows.dtype).astype(gy.dtype, copy=False)
+
+
+_PARAMETERS = """\
+    stride, padding, output_padding, groups, dilation
+        As in the forward call.
+    out : ndarray, optional
+        Takes the result: of its shape and dtype, overlapping no input.
+    device, algorithm
+        As in the forward call."""
+
+_INPUT_DOC = """Return the gradient of ``Σ grad_output · conv_transpose{n}d(input, weight, …)`` with respect to input.
+
+    Parameters
+    ----------
+    input_size : tuple of int
+        Shape of the input, channels (and batch) included.
+    weight, grad_output : ndarray
+        Of one dtype.
+{parameters}
+
+    Returns
+    -------
+    ndarray, shape input_size
+        For complex arrays in the convention of torch and JAX.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the argument, what came and what would do.
+    """
+
+_WEIGHT_DOC = """Return the gradient of ``Σ grad_output · conv_transpose{n}d(input, weight, …)`` with respect to weight.
+
+    Parameters
+    ----------
+    input : ndarray
+    weight_size : tuple of int
+        Shape of the weight, (C_in, C_out / groups, …).
+    grad_output : ndarray
+        Of input's dtype.
+{parameters}
+
+    Returns
+    -------
+    ndarray, shape weight_size
+        For complex arrays in the convention of torch and JAX.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the argument, what came and what would do.
+    """
+
+_BIAS_DOC = """Return the gradient of ``Σ grad_output · conv_transpose{n}d(input, weight, bias, …)`` with respect to bias.
+
+    Parameters
+    ----------
+    grad_output : ndarray
+        With or without a batch axis.
+
+    Returns
+    -------
+    ndarray, shape (C_out,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the argument, what came and what would do.
+    """
+
+
+def _shape(name: str, value: Any) -> Shape:
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{name} must be a shape, a tuple of ints; got {value!r} of type {type(value).__name__}")
+    shape = tuple(as_int(name, v) for v in value)
+    if any(v < 0 for v in shape):
+        raise ValueError(f"{name} must have no negative size; got {shape}")
+    return shape
+
+
+def _input(ndim: int) -> Callable[..., Array]:
+    def conv_transpose_input(
+        input_size: tuple[int, ...],
+        weight: Array,
+        grad_output: Array,
+        *,
+        stride: IntOrTuple = 1,
+        padding: IntOrTuple = 0,
+        output_padding: IntOrTuple = 0,
+        groups: int = 1,
+        dilation: IntOrTuple = 1,
+        out: Array | None = None,
+        device: str | None = None,
+        algorithm: str | None = None,
+    ) -> Array:
+        w, gy = operand("weight", weight), operand("grad_output", grad_output)
+        same_dtype(weight=w, grad_output=gy)
+        parameters = (stride, padding, output_padding, groups, dilation)
+        return input_grad(ndim, _shape("input_size", input_size), w, gy, parameters, out, device, algorithm)
+
+    return _named(conv_transpose_input, f"conv_transpose{ndim}d_input", _INPUT_DOC, ndim)
+
+
+def _weight(ndim: int) -> Callable[..., Array]:
+    def conv_transpose_weight(
+        input: Array,
+        weight_size: tuple[int, ...],
+        grad_output: Array,
+        *,
+        stride: IntOrTuple = 1,
+        padding: IntOrTuple = 0,
+        output_padding: IntOrTuple = 0,
+        groups: int = 1,
+        dilation: IntOrTuple = 1,
+        out: Array | None = None,
+        device: str | None = None,
+        algorithm: str | None = None,
+    ) -> Array:
+        x, gy = operand("input", input), operand("grad_output", grad_output)
+        same_dtype(input=x, grad_output=gy)
+        parameters = (stride, padding, output_padding, groups, dilation)
+        return weight_grad(ndim, x, _shape("weight_size", weight_size), gy, parameters, out, device, algorithm)
+
+    return _named(conv_transpose_weight, f"conv_transpose{ndim}d_weight", _WEIGHT_DOC, ndim)
+
+
+def _bias(ndim: int) -> Callable[..., Array]:
+    def conv_transpose_bias(grad_output: Array) -> Array:
+        return bias_grad(ndim, operand("grad_output", grad_output))
+
+    return _named(conv_transpose_bias, f"conv_transpose{ndim}d_bias", _BIAS_DOC, ndim)
+
+
+def _named(function: Callable[..., Array], name: str, doc: str, ndim: int) -> Callable[..., Array]:
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc.format(n=ndim, parameters=_PARAMETERS)
+    return function
+
+
+conv_transpose1d_input, conv_transpose2d_input, conv_transpose3d_input = _input(1), _input(2), _input(3)
+conv_transpose1d_weight, conv_transpose2d_weight, conv_transpose3d_weight = _weight(1), _weight(2), _weight(3)
+conv_transpose1d_bias, conv_transpose2d_bias, conv_transpose3d_bias = _bias(1), _bias(2), _bias(3)

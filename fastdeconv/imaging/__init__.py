@@ -1,0 +1,1 @@
+"""Image restoration and enlargement on top of the kernels."""

@@ -1,0 +1,87 @@
+"""What a kernel is told about a problem: integers on three spatial axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+Axes = tuple[int, int, int]
+
+# forward: run(x, w, bias or None, y); input gradient: run(gy, w, gx); weight gradient: run(x, gy, gw).
+Run = Callable[..., None]
+
+
+class Geometry(NamedTuple):
+    """One transposed convolution on three spatial axes; 1-D and 2-D problems have leading axes of size 1.
+
+    ``y[n, co, o] = bias[co] + Σ x[n, ci, i] · w[ci, co, k]`` over all ``i, k`` with ``o = stride·i + dilation·k - padding``.
+    """
+
+    dtype: str
+    batch: int
+    groups: int
+    in_channels: int
+    out_channels: int
+    input: Axes
+    output: Axes
+    kernel: Axes
+    stride: Axes
+    padding: Axes
+    dilation: Axes
+
+    @property
+    def group_in(self) -> int:
+        """Input channels of one group."""
+        return self.in_channels // self.groups
+
+    @property
+    def group_out(self) -> int:
+        """Output channels of one group."""
+        return self.out_channels // self.groups
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of x: (N, C_in, D, H, W)."""
+        return (self.batch, self.in_channels, *self.input)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of y: (N, C_out, D, H, W)."""
+        return (self.batch, self.out_channels, *self.output)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of w: (C_in, C_out / groups, kd, kh, kw)."""
+        return (self.in_channels, self.group_out, *self.kernel)
+
+    @property
+    def elements(self) -> int:
+        """Elements of x, w and y together."""
+        return sum(math.prod(s) for s in (self.input_shape, self.output_shape, self.weight_shape))
+
+
+class Implementation(NamedTuple):
+    """One way to compute one pass: an entry of the dispatch tables.
+
+    Attributes
+    ----------
+    name : str
+        The kernel's one name, in dispatch, ``explain``, tests, flags and benchmark rows.
+    idea : str
+        One sentence for ``explain``.
+    declines : callable
+        ``declines(geometry)`` is None, or a sentence saying why the kernel cannot serve it.
+    bind : callable
+        ``bind(geometry)`` does all work that depends on sizes only and returns the function that runs the pass.
+        It gets C-contiguous five-dimensional arrays of ``geometry.dtype``; the result array comes uninitialised.
+    """
+
+    name: str
+    idea: str
+    declines: Callable[[Geometry], str | None]
+    bind: Callable[[Geometry], Run]
+
+
+def never(_: Any) -> None:
+    """Decline nothing."""

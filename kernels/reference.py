@@ -1,0 +1,74 @@
+"""The three passes in plain NumPy, one tap at a time: the oracle of every test, and the last row of every table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeconv.kernels.geometry import Geometry, Implementation, Run, never
+
+Array = NDArray[np.number]
+
+
+def _taps(g: Geometry) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """Yield each tap with the part of the uncropped output that it reaches, one element for each input element."""
+    for tap in np.ndindex(g.kernel):
+        yield (
+            tap,
+            tuple(slice(d * k, d * k + s * (i - 1) + 1, s) for k, d, s, i in zip(tap, g.dilation, g.stride, g.input)),
+        )
+
+
+def _uncropped(g: Geometry) -> tuple[Array, Array]:
+    """Return zeros as large as every tap needs, and a view of the part that is the output."""
+    size = (
+        max(s * (i - 1) + d * (k - 1) + 1, p + o)
+        for s, i, d, k, p, o in zip(g.stride, g.input, g.dilation, g.kernel, g.padding, g.output)
+    )
+    full = np.zeros((g.batch, g.out_channels, *size), g.dtype)
+    return full, full[:, :, *(slice(p, p + o) for p, o in zip(g.padding, g.output))]
+
+
+def _forward(g: Geometry) -> Run:
+    def run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        full, inside = _uncropped(g)
+        x = x.reshape(g.batch, g.groups, g.group_in, -1)
+        w = w.reshape(g.groups, g.group_in, g.group_out, *g.kernel).swapaxes(1, 2)
+        for tap, at in _taps(g):
+            full[:, :, *at] += (w[:, :, :, *tap] @ x).reshape(g.batch, g.out_channels, *g.input)
+        y[...] = inside if bias is None else inside + bias.reshape(-1, 1, 1, 1)
+
+    return run
+
+
+def _input_grad(g: Geometry) -> Run:
+    def run(gy: Array, w: Array, gx: Array) -> None:
+        full, inside = _uncropped(g)
+        inside[...] = gy
+        w = w.reshape(g.groups, g.group_in, g.group_out, *g.kernel)
+        gx[...] = 0
+        for tap, at in _taps(g):
+            reached = full[:, :, *at].reshape(g.batch, g.groups, g.group_out, -1)
+            gx += (w[:, :, :, *tap] @ reached).reshape(gx.shape)
+
+    return run
+
+
+def _weight_grad(g: Geometry) -> Run:
+    def run(x: Array, gy: Array, gw: Array) -> None:
+        full, inside = _uncropped(g)
+        inside[...] = gy
+        x = x.reshape(g.batch, g.groups, g.group_in, -1)
+        for tap, at in _taps(g):
+            reached = full[:, :, *at].reshape(g.batch, g.groups, g.group_out, -1)
+            gw[:, :, *tap] = (x @ reached.swapaxes(2, 3)).sum(0).reshape(g.in_channels, g.group_out)
+
+    return run
+
+
+_IDEA = "plain NumPy, one tap at a time"
+FORWARD = Implementation("reference", _IDEA, never, _forward)
+INPUT_GRAD = Implementation("reference", _IDEA, never, _input_grad)
+WEIGHT_GRAD = Implementation("reference", _IDEA, never, _weight_grad)
