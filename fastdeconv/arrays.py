@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.problem import DTYPES
+from fastdeconv.problem import DTYPES, shown
 
 Array = NDArray[Any]
+
+# Equal dtypes have equal hashes, byte order included: `in` tells whether an array can be used as it is.
+_NATIVE: dict[np.dtype[Any], str] = {np.dtype(name): name for name in DTYPES}
 
 
 def operand(name: str, value: Any) -> Array:
@@ -20,12 +23,15 @@ def operand(name: str, value: Any) -> Array:
     TypeError
         Not a plain NumPy array, or of an element type that is not supported.
     """
-    if type(value) is not np.ndarray:
-        value = _plain(name, value)
-    dtype = value.dtype
-    if dtype.name not in DTYPES:
-        raise TypeError(f"{name} must have a float, complex or integer dtype of at most 64 bits a part; got {dtype}")
-    return value if dtype.isnative else value.astype(dtype.newbyteorder("="))
+    if type(value) is np.ndarray and value.dtype in _NATIVE:
+        return value
+    array = _plain(name, value)
+    native = array.dtype.newbyteorder("=")
+    if native not in _NATIVE:
+        raise TypeError(
+            f"{name} must have one of the dtypes {', '.join(DTYPES)}; got {array.dtype}: convert it with .astype"
+        )
+    return array.astype(native, copy=False)
 
 
 def _plain(name: str, value: Any) -> Array:
@@ -34,11 +40,11 @@ def _plain(name: str, value: Any) -> Array:
             f"{name} must have no mask; got a masked array: fill it first, with {name}.filled(0) for instance"
         )
     if isinstance(value, np.ndarray):
-        return value.view(np.ndarray)
+        return np.asarray(value)
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     if hasattr(value, "__cuda_array_interface__"):
         raise TypeError(f"{name} must be a NumPy array, because this release has CPU kernels only; got {kind}")
-    raise TypeError(f"{name} must be a NumPy array; got {kind}: convert it with numpy.asarray")
+    raise TypeError(f"{name} must be a NumPy array; got {shown(value)} ({kind}): convert it with numpy.asarray")
 
 
 def same_dtype(**arrays: Array | None) -> str:
@@ -47,12 +53,18 @@ def same_dtype(**arrays: Array | None) -> str:
     Raises
     ------
     TypeError
+        The arrays differ in it.
     """
-    dtypes = {name: a.dtype for name, a in arrays.items() if a is not None}
-    if len(set(dtypes.values())) > 1:
-        listing = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
-        raise TypeError(f"{' and '.join(dtypes)} must have one dtype; {listing}: convert with .astype")
-    return next(iter(dtypes.values())).name
+    first = None
+    for array in arrays.values():
+        if array is None:
+            continue
+        if first is None:
+            first = array.dtype
+        elif array.dtype != first:
+            listing = ", ".join(f"{name} is {a.dtype}" for name, a in arrays.items() if a is not None)
+            raise TypeError(f"{' and '.join(arrays)} must have one dtype; {listing}: convert with .astype")
+    return _NATIVE[first]  # type: ignore[index]
 
 
 def result(out: Any, shape: tuple[int, ...], dtype: str, **inputs: Array | None) -> Array:
@@ -68,14 +80,15 @@ def result(out: Any, shape: tuple[int, ...], dtype: str, **inputs: Array | None)
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out must be a NumPy array without a mask; got {type(out).__name__}")
-    if out.dtype != np.dtype(dtype):
-        raise TypeError(f"out must have the result's dtype {dtype} in native byte order; got {out.dtype}")
+        raise TypeError(f"out must be a NumPy array without a mask; got {shown(out)}")
+    if _NATIVE.get(out.dtype) != dtype:
+        raise TypeError(f"out must have the result's dtype {dtype} in native byte order; got {out.dtype.str}")
     if out.shape != shape:
         raise ValueError(f"out must have the result's shape {shape}; got {out.shape}")
-    if not out.flags.writeable:
+    flags = out.flags
+    if not flags.writeable:
         raise ValueError("out must be writeable; got a read-only array")
-    if any(step == 0 and n > 1 for step, n in zip(out.strides, out.shape)) or _folded(out):
+    if not flags.forc and _folded(out):
         raise ValueError(f"out must not overlap itself; got strides {out.strides} for shape {out.shape}")
     for name, array in inputs.items():
         if array is not None and np.may_share_memory(out, array) and _share(out, array):
@@ -95,6 +108,6 @@ def _folded(a: Array) -> bool:
 
 def _share(a: Array, b: Array) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True

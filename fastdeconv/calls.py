@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.arrays import operand
+from fastdeconv.arrays import operand, same_dtype
 from fastdeconv.devices import resolve
 from fastdeconv.dispatch import Plan, plan
-from fastdeconv.problem import Pass, Problem, output_padding_for
+from fastdeconv.problem import Pass, Problem, output_padding_for, shown
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -33,12 +33,13 @@ def plan_call(
     algorithm: Any,
 ) -> Plan:
     """Return the plan of a call, from a cache if the same arguments came before."""
+    device = resolve(device)
+    if not (algorithm is None or isinstance(algorithm, str)):
+        raise TypeError(f"algorithm must be a kernel's name or None; got {shown(algorithm)}")
     arguments = (stride, padding, output_padding, groups, dilation, output_size)
-    key = (pass_, ndim, input_shape, weight_shape, dtype, arguments, resolve(device), algorithm)
     # 1, 1.0 and True are one key to a dictionary, but only the int is a legal argument.
-    if all(map(_is_plain, arguments)) and (algorithm is None or type(algorithm) is str):
-        return _cached_plan(*key)
-    return _make_plan(*key)
+    make = _cached_plan if all(map(_is_plain, arguments)) else _make_plan
+    return make(pass_, ndim, input_shape, weight_shape, dtype, arguments, device, algorithm)
 
 
 def _is_plain(value: Any) -> bool:
@@ -54,7 +55,7 @@ def _make_plan(
     dtype: str,
     arguments: tuple[Any, ...],
     device: str,
-    algorithm: Any,
+    algorithm: str | None,
 ) -> Plan:
     stride, padding, output_padding, groups, dilation, output_size = arguments
     problem = Problem.from_shapes(
@@ -90,7 +91,7 @@ def run(p: Plan, inputs: tuple[Array | None, ...], out: Array) -> Array:
     *shapes, out_shape = p.shapes
     ready = [a if a is None else np.ascontiguousarray(a).reshape(shape) for a, shape in zip(inputs, shapes)]
     if out.flags.c_contiguous:
-        p.run(*ready, out.reshape(out_shape))
+        p.run(*ready, np.asarray(out).reshape(out_shape))
     else:
         packed = np.empty(out_shape, out.dtype)
         p.run(*ready, packed)
@@ -121,22 +122,24 @@ def check_grad_output(p: Plan, grad_output: Array, ndim: int, bare: bool) -> Non
                 problem.dilation,
             )
         except ValueError as error:
-            message += f"; {error}".replace("output_size must", "its size must")
+            message += f"; {error}".replace("output_size must", "its spatial size must")
         else:
             message += f", which output_padding={extra} gives"
     raise ValueError(message)
 
 
-def check_bias(bias: Any, problem: Problem) -> Array:
-    """Return the bias as an array if it has one value for each output channel.
+def check_bias(bias: Any, channels: int, like: Array) -> Array | None:
+    """Return the bias as an array, if it has one value for each output channel and the dtype of `like`.
 
     Raises
     ------
     TypeError, ValueError
+        The message names the bias, what came and what would do.
     """
+    if bias is None:
+        return None
     b = operand("bias", bias)
-    if b.shape != (problem.out_channels,):
-        raise ValueError(
-            f"bias must have shape ({problem.out_channels},), one value for each output channel; got {b.shape}"
-        )
+    same_dtype(input=like, bias=b)
+    if b.shape != (channels,):
+        raise ValueError(f"bias must have shape ({channels},), one value for each output channel; got {b.shape}")
     return b

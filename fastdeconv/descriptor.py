@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 
-from fastdeconv.problem import Problem, output_padding_for
+from fastdeconv.problem import Problem, output_padding_for, shown
 
 _SHORT = {
     "float16": "f16", "float32": "f32", "float64": "f64", "complex64": "c64", "complex128": "c128",
@@ -22,7 +22,7 @@ _SHORT = {
 }  # fmt: skip
 _LONG = {short: long for long, short in _SHORT.items()}
 _LETTERS = "dhw"
-_FIELD = re.compile(r"(mb|ic|oc|g|[ioksp][dhw]|d[dhw])(\d+)")
+_FIELD = re.compile(r"(mb|ic|oc|g|[ioksp][dhw]|d[dhw])([0-9]+)")
 
 
 def format_descriptor(problem: Problem) -> str:
@@ -60,7 +60,7 @@ def parse_descriptor(text: str) -> Problem:
         The message shows the part that cannot be read, or the size that is missing or impossible.
     """
     if not isinstance(text, str):
-        raise TypeError(f"a descriptor must be a string; got {type(text).__name__}")
+        raise TypeError(f"a descriptor must be a string; got {shown(text)}")
     dtype, batched = "float32", True
     words = text.split()
     while words and words[0].startswith("--"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastdeconv.problem import shown
+
 _DEVICES = ("auto", "cpu", "cuda")
 _default = "auto"
 
@@ -37,9 +39,9 @@ def resolve(device: Any) -> str:
     if device is None:
         return "cpu"
     if not isinstance(device, str):
-        raise TypeError(f'device must be "auto", "cpu" or "cuda"; got {device!r} of type {type(device).__name__}')
+        raise TypeError(f'device must be "auto", "cpu" or "cuda"; got {shown(device)}')
     if device not in _DEVICES:
-        raise ValueError(f'device must be "auto", "cpu" or "cuda"; got {device!r}')
+        raise ValueError(f'device must be "auto", "cpu" or "cuda"; got {shown(device)}')
     if device == "cuda":
         raise RuntimeError('device "cuda" is not available: this release has CPU kernels only; use "cpu" or "auto"')
     return "cpu"

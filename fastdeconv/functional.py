@@ -1,4 +1,4 @@
-"""Transposed convolution of NumPy arrays, with the signatures of ``torch.nn.functional``, and its vector-Jacobian products."""
+"""Transposed convolution of NumPy arrays, with torch's signatures, and its vector-Jacobian products."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PARAMETERS = """\
     groups : int
         Divides both channel counts; each group of input channels sees its own group of output channels."""
 
-_FORWARD_DOC = """Transposed convolution of {n}-D signals: the gradient of a {n}-D convolution with respect to its input.
+_FORWARD_DOC = """Compute the {n}-D transposed convolution: the gradient of a convolution with respect to its input.
 
     ``y[n, co, o] = bias[co] + Σ x[n, ci, i] · w[ci, co, k]`` over all ``i, k`` with
     ``o = stride·i + dilation·k - padding``; the semantics and the argument order of
@@ -112,10 +112,7 @@ def _forward(ndim: int) -> Callable[..., Array]:
             "forward", ndim, x_shape, w_shape, dtype,
             stride, padding, output_padding, groups, dilation, output_size, device, algorithm,
         )  # fmt: skip
-        b = None
-        if bias is not None:
-            b = check_bias(bias, p.problem)
-            same_dtype(input=x, bias=b)
+        b = check_bias(bias, p.problem.out_channels, x)
         y_shape = p.problem.output_shape[1:] if bare else p.problem.output_shape
         y = result(out, y_shape, dtype, input=x, weight=w, bias=b)
         return run(p, (x, w, b), y) if y.size else y
@@ -139,18 +136,12 @@ def _vjp(ndim: int) -> Callable[..., tuple[Array, Array, Array | None]]:
         algorithm: str | None = None,
     ) -> tuple[Array, Array, Array | None]:
         gy, x, w = operand("grad_output", grad_output), operand("input", input), operand("weight", weight)
-        same_dtype(grad_output=gy, input=x, weight=w)
         parameters = (stride, padding, output_padding, groups, dilation)
         gx = grad.input_grad(ndim, x.shape, w, gy, parameters, None, device, algorithm)
+        # gy's shape is known to be right only now.
+        b = check_bias(bias, 1 if gy.ndim == ndim else gy.shape[-ndim - 1], x)
         gw = grad.weight_grad(ndim, x, w.shape, gy, parameters, None, device, algorithm)
-        if bias is None:
-            return gx, gw, None
-        gb = grad.bias_grad(ndim, gy)
-        b = operand("bias", bias)
-        same_dtype(grad_output=gy, bias=b)
-        if b.shape != gb.shape:
-            raise ValueError(f"bias must have shape {gb.shape}, one value for each output channel; got {b.shape}")
-        return gx, gw, gb
+        return gx, gw, None if b is None else grad.bias_grad(ndim, gy)
 
     return _named(conv_transpose_vjp, f"conv_transpose{ndim}d_vjp", _VJP_DOC, ndim)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastdeconv.arrays import operand, result, same_dtype
 from fastdeconv.calls import Shape, check_grad_output, plan_call, run, with_channels
-from fastdeconv.problem import IntOrTuple, as_int
+from fastdeconv.problem import IntOrTuple, as_shape
 
 Array = NDArray[Any]
 Parameters = tuple[Any, Any, Any, Any, Any]  # stride, padding, output_padding, groups, dilation
@@ -20,10 +21,11 @@ def input_grad(
     ndim: int, x_shape: Shape, w: Array, gy: Array, parameters: Parameters, out: Any, device: Any, algorithm: Any
 ) -> Array:
     """Compute the gradient with respect to an input of shape `x_shape`; see `conv_transpose2d_input`."""
+    dtype = same_dtype(weight=w, grad_output=gy)
     full_shape, w_full_shape, bare = with_channels(ndim, x_shape, w.shape)
-    p = plan_call("input_grad", ndim, full_shape, w_full_shape, gy.dtype.name, *parameters, None, device, algorithm)
+    p = plan_call("input_grad", ndim, full_shape, w_full_shape, dtype, *parameters, None, device, algorithm)
     check_grad_output(p, gy, ndim, bare)
-    gx = result(out, x_shape, gy.dtype.name, weight=w, grad_output=gy)
+    gx = result(out, x_shape, dtype, weight=w, grad_output=gy)
     return run(p, (gy, w), gx) if gx.size else gx
 
 
@@ -31,10 +33,11 @@ def weight_grad(
     ndim: int, x: Array, w_shape: Shape, gy: Array, parameters: Parameters, out: Any, device: Any, algorithm: Any
 ) -> Array:
     """Compute the gradient with respect to a weight of shape `w_shape`; see `conv_transpose2d_weight`."""
-    x_full_shape, w_full_shape, bare = with_channels(ndim, x.shape, w_shape)
-    p = plan_call("weight_grad", ndim, x_full_shape, w_full_shape, gy.dtype.name, *parameters, None, device, algorithm)
+    dtype = same_dtype(input=x, grad_output=gy)
+    x_full_shape, full_shape, bare = with_channels(ndim, x.shape, w_shape)
+    p = plan_call("weight_grad", ndim, x_full_shape, full_shape, dtype, *parameters, None, device, algorithm)
     check_grad_output(p, gy, ndim, bare)
-    gw = result(out, w_shape, gy.dtype.name, input=x, grad_output=gy)
+    gw = result(out, w_shape, dtype, input=x, grad_output=gy)
     if x.size:
         return run(p, (x, gy), gw)
     gw[...] = 0
@@ -43,16 +46,19 @@ def weight_grad(
 
 def bias_grad(ndim: int, gy: Array) -> Array:
     """Compute the gradient with respect to the bias; see `conv_transpose2d_bias`."""
-    if gy.ndim == ndim:
-        gy = gy[None]
-    if gy.ndim not in (ndim + 1, ndim + 2):
+    if gy.ndim not in (ndim, ndim + 1, ndim + 2):
         raise ValueError(f"grad_output must have {ndim + 1} or {ndim + 2} axes (N, C_out, …); got shape {gy.shape}")
-    wide = {"f": "float32", "i": "int64", "u": "int64"}.get(gy.dtype.kind) if gy.dtype.itemsize < 4 else None
-    channels = gy.shape[-ndim - 1]
-    # Rows first, so that NumPy sums them pairwise.
-    rows = gy.reshape(-1, channels, np.prod(gy.shape[-ndim:], dtype=int)).sum(axis=2, dtype=wide or gy.dtype)
-    with np.errstate(over="ignore"):
-        return rows.sum(axis=0, dtype=rows.dtype).astype(gy.dtype, copy=False)
+    gy = gy.reshape((1,) * (ndim + 2 - gy.ndim) + gy.shape)
+    wide = gy.dtype
+    if wide.kind in "iu":
+        wide = np.dtype("int64")
+    elif wide.itemsize < 4:
+        wide = np.dtype("float32")
+    # NumPy sums pairwise along contiguous memory only: each plane first, then the planes of each channel.
+    with np.errstate(all="ignore"):
+        planes = gy.reshape(*gy.shape[:2], math.prod(gy.shape[2:])).sum(axis=2, dtype=wide)
+        total: Array = np.ascontiguousarray(planes.T).sum(axis=1, dtype=wide).astype(gy.dtype)
+    return total
 
 
 _PARAMETERS = """\
@@ -106,7 +112,7 @@ _WEIGHT_DOC = """Return the gradient of ``Σ grad_output · conv_transpose{n}d(i
         The message names the argument, what came and what would do.
     """
 
-_BIAS_DOC = """Return the gradient of ``Σ grad_output · conv_transpose{n}d(input, weight, bias, …)`` with respect to bias.
+_BIAS_DOC = """Return the gradient of ``Σ grad_output · conv_transpose{n}d(…)`` with respect to bias.
 
     Parameters
     ----------
@@ -122,15 +128,6 @@ _BIAS_DOC = """Return the gradient of ``Σ grad_output · conv_transpose{n}d(inp
     TypeError, ValueError
         The message names the argument, what came and what would do.
     """
-
-
-def _shape(name: str, value: Any) -> Shape:
-    if not isinstance(value, tuple | list):
-        raise TypeError(f"{name} must be a shape, a tuple of ints; got {value!r} of type {type(value).__name__}")
-    shape = tuple(as_int(name, v) for v in value)
-    if any(v < 0 for v in shape):
-        raise ValueError(f"{name} must have no negative size; got {shape}")
-    return shape
 
 
 def _input(ndim: int) -> Callable[..., Array]:
@@ -149,9 +146,8 @@ def _input(ndim: int) -> Callable[..., Array]:
         algorithm: str | None = None,
     ) -> Array:
         w, gy = operand("weight", weight), operand("grad_output", grad_output)
-        same_dtype(weight=w, grad_output=gy)
         parameters = (stride, padding, output_padding, groups, dilation)
-        return input_grad(ndim, _shape("input_size", input_size), w, gy, parameters, out, device, algorithm)
+        return input_grad(ndim, as_shape("input_size", input_size), w, gy, parameters, out, device, algorithm)
 
     return _named(conv_transpose_input, f"conv_transpose{ndim}d_input", _INPUT_DOC, ndim)
 
@@ -172,9 +168,8 @@ def _weight(ndim: int) -> Callable[..., Array]:
         algorithm: str | None = None,
     ) -> Array:
         x, gy = operand("input", input), operand("grad_output", grad_output)
-        same_dtype(input=x, grad_output=gy)
         parameters = (stride, padding, output_padding, groups, dilation)
-        return weight_grad(ndim, x, _shape("weight_size", weight_size), gy, parameters, out, device, algorithm)
+        return weight_grad(ndim, x, as_shape("weight_size", weight_size), gy, parameters, out, device, algorithm)
 
     return _named(conv_transpose_weight, f"conv_transpose{ndim}d_weight", _WEIGHT_DOC, ndim)
 

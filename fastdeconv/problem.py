@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,9 +18,10 @@ IntOrTuple = int | Sequence[int]
 AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 # Element types that a call may have, by NumPy name. Everything else is refused.
-DTYPES = frozenset(
-    ["float16", "float32", "float64", "complex64", "complex128", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
-)
+DTYPES = (
+    "float16", "float32", "float64", "complex64", "complex128",
+    "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+)  # fmt: skip
 
 # Sizes are handed to kernels as 64-bit integers; products of them must fit too.
 _LIMIT = 2**62
@@ -49,6 +50,13 @@ class Problem:
     batched : bool
         Whether the input has a batch axis.
 
+    Attributes
+    ----------
+    output_size : tuple of int
+        Spatial size of the output: ``(i - 1)·s - 2·p + d·(k - 1) + output_padding + 1`` on each axis.
+    output_shape : tuple of int
+        Shape of the output: ``(N, C_out, *output_size)``, or ``(C_out, *output_size)`` unbatched.
+
     Raises
     ------
     TypeError
@@ -69,51 +77,71 @@ class Problem:
     groups: int = 1
     dtype: str = "float32"
     batched: bool = True
+    # Kept, not recomputed: every call asks for them.
+    output_size: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    output_shape: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        d = len(self.input_size)
-        if d not in AXIS_NAMES:
-            raise ValueError(f"input_size must have 1, 2 or 3 axes; got {self.input_size}")
-        for name in ("kernel_size", "stride", "padding", "output_padding", "dilation"):
+        self._normalise()
+        for name, low in (("input_size", 1), ("kernel_size", 1), ("stride", 1), ("dilation", 1), ("padding", 0)):
             value = getattr(self, name)
-            if len(value) != d:
-                raise ValueError(f"{name} must have one value for each of the {d} axes; got {value}")
-        if self.dtype not in DTYPES:
-            raise TypeError(f"dtype {self.dtype} is not supported; use one of {', '.join(sorted(DTYPES))}")
+            if min(value) < low:
+                raise ValueError(f"{name} must be at least {low} on every axis; got {value}")
         if self.groups < 1:
             raise ValueError(f"groups must be at least 1; got {self.groups}")
         if self.batch < 0:
             raise ValueError(f"batch must not be negative; got {self.batch}")
         if not self.batched and self.batch != 1:
-            raise ValueError(f"an unbatched problem has batch 1; got {self.batch}")
+            raise ValueError(f"batch must be 1 in an unbatched problem; got {self.batch}")
         for name in ("in_channels", "out_channels"):
             value = getattr(self, name)
             if value < 1 or value % self.groups:
-                raise ValueError(f"{name} must be a positive multiple of groups={self.groups}; got {value}")
-        self._check_axes()
+                raise ValueError(f"{name} must be a positive multiple of groups = {self.groups}; got {value}")
+        self._check_output()
 
-    def _check_axes(self) -> None:
-        for name, low in (("input_size", 1), ("kernel_size", 1), ("stride", 1), ("dilation", 1), ("padding", 0)):
-            value = getattr(self, name)
-            if min(value) < low:
-                raise ValueError(f"{name} must be at least {low} on every axis; got {value}")
-            if max(value) >= _LIMIT:
-                raise ValueError(f"{name} is too large for 64-bit indexing; got {value}")
+    def _normalise(self) -> None:
+        """Turn every field into plain ints, tuples of them, str and bool."""
+        for name in ("batch", "in_channels", "out_channels", "groups"):
+            object.__setattr__(self, name, as_int(name, getattr(self, name)))
+        ndim = 0
+        for name in ("input_size", "kernel_size", "stride", "padding", "output_padding", "dilation"):
+            given = getattr(self, name)
+            value = as_shape(name, given)
+            ndim = ndim or len(value)
+            if len(value) != ndim or ndim not in AXIS_NAMES:
+                wanted = f"one value for each of the {ndim}" if ndim in AXIS_NAMES else "1, 2 or 3"
+                raise ValueError(f"{name} must have {wanted} axes; got {shown(given)}")
+            object.__setattr__(self, name, value)
+        if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
+            raise TypeError(f"dtype must be the name of one of {', '.join(DTYPES)}; got {shown(self.dtype)}")
+        if not isinstance(self.batched, bool):
+            raise TypeError(f"batched must be True or False; got {shown(self.batched)}")
+
+    def _check_output(self) -> None:
         for op, s, d in zip(self.output_padding, self.stride, self.dilation):
             if not 0 <= op < max(s, d):
                 raise ValueError(
                     f"output_padding must be from 0 to max(stride, dilation) - 1 on every axis; got "
                     f"{self.output_padding} with stride {self.stride} and dilation {self.dilation}"
                 )
-        if min(self.output_size) < 1:
-            raise ValueError(
-                f"padding {self.padding} leaves no output: input size {self.input_size}, kernel_size {self.kernel_size}, "
-                f"stride {self.stride} and dilation {self.dilation} give output size {self.output_size}; "
-                "reduce padding or enlarge the kernel"
+        size = tuple(
+            (i - 1) * s - 2 * p + d * (k - 1) + op + 1
+            for i, k, s, p, op, d in zip(
+                self.input_size, self.kernel_size, self.stride, self.padding, self.output_padding, self.dilation
             )
-        largest = max(math.prod(shape) for shape in (self.input_shape, self.weight_shape, self.output_shape))
-        if largest * 16 >= _LIMIT:
-            raise ValueError(f"output of shape {self.output_shape} is too large for 64-bit indexing")
+        )
+        if min(size) < 1:
+            raise ValueError(
+                f"padding must leave some output; got {self.padding}: input size {self.input_size}, "
+                f"kernel size {self.kernel_size}, stride {self.stride} and dilation {self.dilation} give output size "
+                f"{size}; reduce padding or enlarge the kernel"
+            )
+        object.__setattr__(self, "output_size", size)
+        object.__setattr__(self, "output_shape", self._activation_shape(self.out_channels, size))
+        for name in ("input", "weight", "output"):
+            shape = getattr(self, f"{name}_shape")
+            if math.prod(shape) * 16 >= _LIMIT:
+                raise ValueError(f"{name} of shape {shape} is too large for 64-bit indexing; reduce its sizes")
 
     # -- shapes ---------------------------------------------------------------------------------
 
@@ -122,16 +150,6 @@ class Problem:
         """Number of spatial axes: 1, 2 or 3."""
         return len(self.input_size)
 
-    @property
-    def output_size(self) -> tuple[int, ...]:
-        """Spatial size of the output: ``(i - 1)·s - 2·p + d·(k - 1) + output_padding + 1`` on each axis."""
-        return tuple(
-            (i - 1) * s - 2 * p + d * (k - 1) + op + 1
-            for i, k, s, p, op, d in zip(
-                self.input_size, self.kernel_size, self.stride, self.padding, self.output_padding, self.dilation
-            )
-        )
-
     def _activation_shape(self, channels: int, size: tuple[int, ...]) -> tuple[int, ...]:
         return (self.batch, channels, *size) if self.batched else (channels, *size)
 
@@ -139,11 +157,6 @@ class Problem:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of the input: ``(N, C_in, *size)``, or ``(C_in, *size)`` unbatched."""
         return self._activation_shape(self.in_channels, self.input_size)
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Shape of the output: ``(N, C_out, *size)``, or ``(C_out, *size)`` unbatched."""
-        return self._activation_shape(self.out_channels, self.output_size)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -155,10 +168,13 @@ class Problem:
     @property
     def flops(self) -> int:
         """Additions and multiplications that reach the output, two a product; the same for every pass."""
-        per_axis = math.prod(
-            sum(_hits(self, axis, k) for k in range(self.kernel_size[axis])) for axis in range(self.ndim)
+        products = math.prod(
+            _pairs(p + o - 1, i, k, s, d) - _pairs(p - 1, i, k, s, d)
+            for p, o, i, k, s, d in zip(
+                self.padding, self.output_size, self.input_size, self.kernel_size, self.stride, self.dilation
+            )
         )
-        return 2 * self.batch * self.in_channels * (self.out_channels // self.groups) * per_axis
+        return 2 * self.batch * self.in_channels * (self.out_channels // self.groups) * products
 
     @property
     def bytes(self) -> int:
@@ -172,13 +188,13 @@ class Problem:
         return self.flops / self.bytes
 
     def accumulation_length(self, pass_: Pass) -> int:
-        """Return the largest number of products that one element of the pass's result sums."""
+        """Return the largest number of products that one element of the pass's result sums, had padding cut none."""
         if pass_ == "weight_grad":
             return max(1, self.batch) * math.prod(self.input_size)
         if pass_ == "input_grad":
             return self.out_channels // self.groups * math.prod(self.kernel_size)
         taps = math.prod(
-            min(i, -(-k // (s // math.gcd(s, d))))
+            min(-(-i // (d // math.gcd(s, d))), -(-k // (s // math.gcd(s, d))))
             for i, k, s, d in zip(self.input_size, self.kernel_size, self.stride, self.dilation)
         )
         return self.in_channels // self.groups * taps
@@ -207,19 +223,16 @@ class Problem:
         TypeError, ValueError
             As the class does; messages name the call's arguments.
         """
-        axes = AXIS_NAMES[ndim]
+        axes = ", ".join(AXIS_NAMES[ndim])
         if len(input_shape) not in (ndim + 1, ndim + 2):
             raise ValueError(
-                f"input must have {ndim + 1} axes (C_in, {', '.join(axes)}) or {ndim + 2} (with a batch axis first); "
+                f"input must have {ndim + 1} axes (C_in, {axes}) or {ndim + 2} (with a batch axis first); "
                 f"got shape {tuple(input_shape)}"
             )
         if len(weight_shape) != ndim + 2:
             raise ValueError(
-                f"weight must have {ndim + 2} axes (C_in, C_out / groups, {', '.join(axes)}); got shape {tuple(weight_shape)}"
+                f"weight must have {ndim + 2} axes (C_in, C_out / groups, {axes}); got shape {tuple(weight_shape)}"
             )
-        groups = as_int("groups", groups)
-        if groups < 1:
-            raise ValueError(f"groups must be at least 1; got {groups}")
         batched = len(input_shape) == ndim + 2
         channels, size = input_shape[-ndim - 1], tuple(input_shape[-ndim:])
         if weight_shape[0] != channels:
@@ -231,27 +244,26 @@ class Problem:
             raise ValueError(f"weight must have no axis of size 0; got shape {tuple(weight_shape)}")
         if min(size) < 1:
             raise ValueError(f"input must have no spatial axis of size 0; got shape {tuple(input_shape)}")
-        if channels % groups:
-            raise ValueError(f"groups must divide C_in = {channels}; got groups = {groups}")
+        groups = as_int("groups", groups)
+        if groups < 1 or channels % groups:
+            raise ValueError(f"groups must be at least 1 and divide C_in = {channels}; got {groups}")
         kernel = tuple(weight_shape[2:])
-        stride_, padding_, dilation_ = (
-            as_axes("stride", stride, ndim, low=1),
-            as_axes("padding", padding, ndim),
-            as_axes("dilation", dilation, ndim, low=1),
-        )
+        stride = as_axes("stride", stride, ndim, low=1)
+        padding = as_axes("padding", padding, ndim)
+        dilation = as_axes("dilation", dilation, ndim, low=1)
         extra = as_axes("output_padding", output_padding, ndim)
         if output_size is not None:
-            extra = output_padding_for(output_size, size, kernel, stride_, padding_, dilation_, given=extra)
+            extra = output_padding_for(output_size, size, kernel, stride, padding, dilation, given=extra)
         return cls(
             batch=input_shape[0] if batched else 1,
             in_channels=channels,
             out_channels=weight_shape[1] * groups,
             input_size=size,
             kernel_size=kernel,
-            stride=stride_,
-            padding=padding_,
+            stride=stride,
+            padding=padding,
             output_padding=extra,
-            dilation=dilation_,
+            dilation=dilation,
             groups=groups,
             dtype=dtype,
             batched=batched,
@@ -289,8 +301,9 @@ def output_padding_for(
         No legal output_padding gives it (the message shows the range), or `given` contradicts it.
     """
     ndim = len(input_size)
-    if isinstance(output_size, tuple | list | np.ndarray) and len(output_size) in (ndim + 1, ndim + 2):
-        output_size = tuple(output_size)[-ndim:]
+    items = _items(output_size)
+    if items is not None and len(items) in (ndim + 1, ndim + 2):
+        output_size = as_shape("output_size", output_size)[-ndim:]
     wanted = as_axes("output_size", output_size, ndim)
     low = tuple(
         (i - 1) * s - 2 * p + d * (k - 1) + 1
@@ -307,12 +320,35 @@ def output_padding_for(
     return extra
 
 
-def _hits(problem: Problem, axis: int, k: int) -> int:
-    """Count the input positions whose product with tap `k` falls inside the output, on one axis."""
-    s, p, d = problem.stride[axis], problem.padding[axis], problem.dilation[axis]
-    first = -(-max(0, p - d * k) // s)
-    last = min(problem.input_size[axis] - 1, (problem.output_size[axis] - 1 + p - d * k) // s)
-    return max(0, last - first + 1)
+def _pairs(limit: int, positions: int, taps: int, stride: int, dilation: int) -> int:
+    """Count the pairs of an input position i and a tap k with ``stride·i + dilation·k <= limit``."""
+    if limit < 0:
+        return 0
+    end = min(taps, limit // dilation + 1)  # the taps that some position reaches
+    full = min(end, max(0, (limit - stride * (positions - 1)) // dilation + 1))  # those that all positions reach
+    rest = end - full
+    last = limit - dilation * (end - 1)
+    return full * positions + rest + (_floor_sum(rest, stride, dilation, last) if rest else 0)
+
+
+def _floor_sum(n: int, m: int, a: int, b: int) -> int:
+    """Return ``Σ (a·j + b) // m`` over ``j = 0 … n - 1``, in the steps of Euclid's algorithm."""
+    total = 0
+    while n:
+        total += n * (n - 1) // 2 * (a // m) + n * (b // m)
+        n, b, m, a = *divmod(a % m * n + b % m, m), a % m, m
+    return total
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error message shows it: short, and whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # a huge int, or a broken __repr__
+        text = "a value that cannot be printed"
+    text = " ".join(text.split())
+    text = text if len(text) <= 200 else text[:197] + "..."
+    return text if isinstance(value, int | tuple | str) else f"{text} of type {type(value).__name__}"
 
 
 def as_int(name: str, value: Any) -> int:
@@ -321,13 +357,23 @@ def as_int(name: str, value: Any) -> int:
     Raises
     ------
     TypeError
+        Not an int.
+    ValueError
+        Too large to index with.
     """
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be an int; got {value!r} of type {type(value).__name__}")
+    return _as_int(name, value, "an int", value)
+
+
+def _as_int(name: str, value: Any, wanted: str, given: Any) -> int:
     try:
-        return operator.index(value)
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an int; got {value!r} of type {type(value).__name__}") from None
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be {wanted}; got {shown(given)}")
+    if abs(number) >= _LIMIT:
+        raise ValueError(f"{name} must be less than 2**62; got {shown(given)}")
+    return number
 
 
 def as_axes(name: str, value: Any, ndim: int, low: int = 0) -> tuple[int, ...]:
@@ -340,26 +386,43 @@ def as_axes(name: str, value: Any, ndim: int, low: int = 0) -> tuple[int, ...]:
     ValueError
         Neither one value nor one for each axis, or a value below `low`.
     """
-    values = _per_axis(name, value, ndim)
+    wanted = f"an int or a tuple of {ndim} ints" if ndim > 1 else "an int or a tuple of one"
+    items = _items(value)
+    if items is None:
+        values = (_as_int(name, value, wanted, value),) * ndim
+    else:
+        values = tuple(_as_int(name, v, wanted, value) for v in items)
+        if len(values) not in (1, ndim):
+            raise ValueError(f"{name} must be {wanted}; got {shown(value)}")
+        values = values if len(values) == ndim else values * ndim
     if min(values) < low:
-        raise ValueError(f"{name} must be at least {low} on every axis; got {value!r}")
+        raise ValueError(f"{name} must be at least {low} on every axis; got {shown(value)}")
     return values
 
 
-def _per_axis(name: str, value: Any, ndim: int) -> tuple[int, ...]:
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "iu" or value.ndim > 1:
-            raise TypeError(
-                f"{name} must be an int or a tuple of {ndim} ints; got an array of {value.dtype}, shape {value.shape}"
-            )
-        value = value.tolist()
+def as_shape(name: str, value: Any) -> tuple[int, ...]:
+    """Return an argument that is a tuple, list or array of ints as a tuple.
+
+    Raises
+    ------
+    TypeError
+        Not a sequence of ints.
+    ValueError
+        A negative or too large size.
+    """
+    items = _items(value)
+    if items is None:
+        raise TypeError(f"{name} must be a tuple of ints; got {shown(value)}")
+    values = tuple(_as_int(name, v, "a tuple of ints", value) for v in items)
+    if any(v < 0 for v in values):
+        raise ValueError(f"{name} must have no negative value; got {shown(value)}")
+    return values
+
+
+def _items(value: Any) -> Sequence[Any] | None:
     if isinstance(value, tuple | list):
-        if len(value) not in (1, ndim):
-            raise ValueError(f"{name} must be an int or a tuple of {ndim} ints; got {value!r}")
-        return tuple(as_int(name, v) for v in value) * (ndim // len(value) if len(value) == 1 else 1)
-    try:
-        return (as_int(name, value),) * ndim
-    except TypeError:
-        raise TypeError(
-            f"{name} must be an int or a tuple of {ndim} ints; got {value!r} of type {type(value).__name__}"
-        ) from None
+        return value
+    if isinstance(value, np.ndarray):
+        # tolist keeps what is not an int recognisable: floats stay floats and objects stay objects
+        return value.tolist() if value.ndim else [value[()]]
+    return None
