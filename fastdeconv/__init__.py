@@ -5,6 +5,7 @@
 
 from fastdeconv import grad
 from fastdeconv.devices import get_device, set_device
+from fastdeconv.fit import FitResult, fit_kernel
 from fastdeconv.functional import (
     conv_transpose1d,
     conv_transpose1d_vjp,
@@ -18,6 +19,7 @@ from fastdeconv.problem import Problem
 __version__ = "0.1.0"
 
 __all__ = [
+    "FitResult",
     "Problem",
     "conv_transpose1d",
     "conv_transpose1d_vjp",
@@ -25,6 +27,7 @@ __all__ = [
     "conv_transpose2d_vjp",
     "conv_transpose3d",
     "conv_transpose3d_vjp",
+    "fit_kernel",
     "get_device",
     "grad",
     "set_device",

@@ -1,0 +1,210 @@
+"""Losses: the mean over elements of a function of the residual, with its gradient in the same pass over memory.
+
+A name ("mse", "l1", "charbonnier", "huber") stands for the loss with its default parameters.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeconv.arrays import operand, result, same_dtype
+from fastdeconv.optim import number
+
+Array = NDArray[Any]
+
+# Elements a block: two blocks of float64 stay in a second-level cache, so that memory is read once.
+_BLOCK = 16_384
+
+
+@dataclass(frozen=True)
+class Loss(ABC):
+    """The mean of ``ρ(y - y_true)`` over all elements; a subclass says what ρ is."""
+
+    @abstractmethod
+    def evaluate(self, residual: Array, work: Array) -> float:
+        """Return ``Σ ρ(residual)`` and overwrite the residual with ``ρ'(residual)``.
+
+        Parameters
+        ----------
+        residual, work : ndarray, one axis
+            Of one shape and dtype; `work` is scratch space.
+        """
+
+    @abstractmethod
+    def curvature(self, scale: float) -> float:
+        """Return the second derivative of ρ, or of a parabola above ρ, for residuals of size `scale`."""
+
+    def __call__(self, y: Array, y_true: Array) -> float:
+        """Return the loss of two arrays of one shape and dtype, float32 or float64."""
+        return self.value_and_gradient(y, y_true)[0]
+
+    def value_and_gradient(self, y: Array, y_true: Array, out: Array | None = None) -> tuple[float, Array]:
+        """Return the loss and its gradient with respect to y.
+
+        Parameters
+        ----------
+        y, y_true : ndarray
+            Of one shape and dtype, float32 or float64.
+        out : ndarray, optional
+            Takes the gradient; may be `y` itself, which is then overwritten.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the argument, what came and what would do.
+        """
+        y, y_true = operand("y", y), operand("y_true", y_true)
+        dtype = real_dtype(y=y, y_true=y_true)
+        if y.shape != y_true.shape:
+            raise ValueError(f"y and y_true must have one shape; got {y.shape} and {y_true.shape}")
+        if not y.size:
+            raise ValueError(f"y must have elements to take the mean of; got shape {y.shape}")
+        gradient = y if out is y else result(out, y.shape, dtype, y=y, y_true=y_true)
+        packed = gradient if gradient.flags.c_contiguous else np.empty(y.shape, dtype)
+        flat_y, flat_true, flat = y.reshape(-1), y_true.reshape(-1), packed.reshape(-1)
+        work = np.empty(min(_BLOCK, y.size), dtype)
+        total, mean = 0.0, 1.0 / y.size
+        for lo in range(0, y.size, _BLOCK):
+            block = slice(lo, lo + _BLOCK)
+            residual = np.subtract(flat_y[block], flat_true[block], out=flat[block])
+            total += self.evaluate(residual, work[: residual.size])
+            residual *= mean
+        if packed is not gradient:
+            gradient[...] = packed
+        return total * mean, gradient
+
+
+@dataclass(frozen=True)
+class MSE(Loss):
+    """Mean squared error: ``ρ(r) = r²``."""
+
+    def evaluate(self, residual: Array, work: Array) -> float:
+        """Return ``Σ r²``; the residual becomes ``2r``."""
+        total = float(np.multiply(residual, residual, out=work).sum())
+        residual *= 2
+        return total
+
+    def curvature(self, scale: float) -> float:
+        """Return 2."""
+        return 2.0
+
+
+@dataclass(frozen=True)
+class L1(Loss):
+    """Mean absolute error: ``ρ(r) = |r|``, with derivative 0 at 0."""
+
+    def evaluate(self, residual: Array, work: Array) -> float:
+        """Return ``Σ |r|``; the residual becomes its sign."""
+        total = float(np.abs(residual, out=work).sum())
+        np.sign(residual, out=residual)
+        return total
+
+    def curvature(self, scale: float) -> float:
+        """Return that of the parabola that touches ``|r|`` at `scale`."""
+        return 1.0 / scale
+
+
+@dataclass(frozen=True)
+class Charbonnier(Loss):
+    """A smooth absolute error: ``ρ(r) = √(r² + ε²)``.
+
+    Parameters
+    ----------
+    eps : float
+        In the units of y. Positive.
+
+    References
+    ----------
+    Charbonnier et al., Two deterministic half-quadratic regularization algorithms for computed imaging, ICIP 1994.
+    """
+
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        number("eps", self.eps, positive=True)
+
+    def evaluate(self, residual: Array, work: Array) -> float:
+        """Return ``Σ √(r² + ε²)``; the residual becomes ``r / √(r² + ε²)``."""
+        np.multiply(residual, residual, out=work)
+        work += self.eps * self.eps
+        np.sqrt(work, out=work)
+        residual /= work
+        return float(work.sum())
+
+    def curvature(self, scale: float) -> float:
+        """Return that of the parabola that touches ρ at `scale`."""
+        return 1.0 / float(np.hypot(scale, self.eps))
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """Squared near zero, absolute further away: ``ρ(r) = r²/2`` up to ``|r| = δ``, then ``δ(|r| - δ/2)``.
+
+    Parameters
+    ----------
+    delta : float
+        In the units of y. Positive.
+
+    References
+    ----------
+    Huber, Robust estimation of a location parameter, 1964; the scaling is that of ``torch.nn.HuberLoss``.
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        number("delta", self.delta, positive=True)
+
+    def evaluate(self, residual: Array, work: Array) -> float:
+        """Return ``Σ ρ(r)``; the residual becomes itself, clipped to ``±δ``."""
+        np.clip(residual, -self.delta, self.delta, out=work)
+        residual -= 0.5 * work
+        residual *= work
+        total = float(residual.sum())
+        residual[...] = work
+        return total
+
+    def curvature(self, scale: float) -> float:
+        """Return 1, the largest."""
+        return 1.0
+
+
+_NAMES: dict[str, type[Loss]] = {"mse": MSE, "l1": L1, "charbonnier": Charbonnier, "huber": Huber}
+
+
+def as_loss(loss: Any) -> Loss:
+    """Return a loss from its name, or the loss itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    names = ", ".join(f'"{name}"' for name in _NAMES)
+    if isinstance(loss, Loss):
+        return loss
+    if not isinstance(loss, str):
+        kind = loss.__name__ + ", a class: call it" if isinstance(loss, type) else repr(loss)
+        raise TypeError(f"loss must be one of {names}, or an object such as losses.Huber(delta=0.1); got {kind}")
+    if loss not in _NAMES:
+        raise ValueError(f"loss must be one of {names}, or an object such as losses.Huber(delta=0.1); got {loss!r}")
+    return _NAMES[loss]()
+
+
+def real_dtype(**arrays: Array) -> str:
+    """Return the dtype that the arrays share if it is float32 or float64.
+
+    Raises
+    ------
+    TypeError
+    """
+    dtype = same_dtype(**arrays)
+    if dtype not in ("float32", "float64"):
+        raise TypeError(
+            f"{' and '.join(arrays)} must be float32 or float64; got {dtype}: convert with .astype(numpy.float32)"
+        )
+    return dtype
