@@ -15,7 +15,8 @@ Run = Callable[..., None]
 class Geometry(NamedTuple):
     """One transposed convolution on three spatial axes; 1-D and 2-D problems have leading axes of size 1.
 
-    ``y[n, co, o] = bias[co] + Σ x[n, ci, i] · w[ci, co, k]`` over all ``i, k`` with ``o = stride·i + dilation·k - padding``.
+    ``y[n, co, o] = bias[co] + Σ x[n, ci, i] · w[ci, co, k]`` over all ``i, k`` with
+    ``o = stride·i + dilation·k - padding``.
     """
 
     dtype: str
@@ -54,6 +55,11 @@ class Geometry(NamedTuple):
     def weight_shape(self) -> tuple[int, ...]:
         """Shape of w: (C_in, C_out / groups, kd, kh, kw)."""
         return (self.in_channels, self.group_out, *self.kernel)
+
+    @property
+    def taps(self) -> int:
+        """Elements of one kernel."""
+        return math.prod(self.kernel)
 
     @property
     def elements(self) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.geometry import Geometry, Implementation, Run, never
 
-Array = NDArray[np.number]
+Array = NDArray[Any]
 
 
 def _taps(g: Geometry) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:

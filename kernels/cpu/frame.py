@@ -1,0 +1,195 @@
+"""The index space of the direct kernels: every strided problem as stride-1 sums over zero-padded planes.
+
+On one axis tap k connects input i with output ``o = s·i + d·k - p = s·(i + shift) + phase``, where
+``shift, phase = divmod(d·k - p, s)``. So the outputs of one phase are a stride-1 sum over the input, each tap at
+a constant shift, and the input gradient is a stride-1 sum over the phases of the output's gradient.
+
+A plane holds one channel (and phase) of all images, each row followed by the zeros that shifted reads may reach. The
+zeros after a row serve as the zeros before the next one, and likewise for rows and images. A pixel is one
+index into the flattened plane, a tap one constant offset, and vectors run across the ends of rows: what they compute in
+the padding is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeconv.kernels.cpu import host
+from fastdeconv.kernels.geometry import Axes, Geometry
+
+Ints = NDArray[np.int64]
+
+PLANES = np.dtype(
+    [
+        ("batch", "i8"),
+        ("channels", "i8"),
+        ("phases", "i8"),  # planes a channel
+        ("plane", "i8"),  # elements of a plane
+        ("lead", "i8"),  # zeros before its first image
+        ("pitch", "i8", (3,)),
+        ("keep", "i8", (3,)),  # at most so many elements on each axis are copied; zeros follow
+        ("size", "i8", (3,)),  # of the array that is copied
+        ("stride", "i8", (3,)),  # distance of the elements of one phase
+    ]
+)
+
+# More phases than this are tables too large for what they serve.
+MOST_PHASES = 1 << 16
+# The planes may hold so many times the elements of the arrays (and this many in any case).
+MOST_GROWTH, SMALL = 6, 1 << 20
+
+
+class Tap(NamedTuple):
+    """One weight of the kernel on three axes: the output phase it serves, its shift and its flat index."""
+
+    phase: Axes
+    shift: Axes
+    index: int
+
+
+class _Axis(NamedTuple):
+    """One axis: stride, the (phase, shift, k) of its taps, and the frame's pitch and zeros in front."""
+
+    stride: int
+    taps: list[tuple[int, int, int]]
+    pitch: int
+    low: int
+
+
+class Frame(NamedTuple):
+    """Planes for one problem: their shape, and where each tap reads.
+
+    Attributes
+    ----------
+    stride : tuple of int
+        Effective stride: the problem's, or the output size on an axis with a single input, where any stride serves.
+    pitch : tuple of int
+        Distance of neighbours on each axis, in elements of that axis's frame.
+    low : tuple of int
+        Zeros that reads before index 0 reach.
+    taps : list of Tap
+        Those that touch anything.
+    total : int
+        Pixels of one plane, all images.
+    """
+
+    stride: Axes
+    pitch: Axes
+    low: Axes
+    taps: list[Tap]
+    total: int
+
+    def flat(self, shift: Axes) -> int:
+        """Return the offset of a shift in a flattened plane."""
+        return (shift[0] * self.pitch[1] + shift[1]) * self.pitch[2] + shift[2]
+
+    @property
+    def lead(self) -> int:
+        """Zeros in front of the first image, a whole number of vectors."""
+        return _round_up(self.flat(self.low), 64)
+
+    def plane(self, reach: int) -> int:
+        """Return the elements of a plane whose reads may pass the last pixel by `reach` more."""
+        after = max((self.flat(t.shift) for t in self.taps), default=0)
+        before = max((-self.flat(t.shift) for t in self.taps), default=0)
+        length = _round_up(self.lead + self.total + max(after, before) + reach, 64)
+        # An odd number of cache lines keeps neighbouring channels out of the same cache set.
+        return length + 16 if length // 16 % 2 == 0 else length
+
+
+def scatter_frame(g: Geometry) -> Frame:
+    """Return the frame of the forward pass: output phases over planes of the input."""
+    return _frame(g, [_axis(g, axis, forward=True) for axis in range(3)])
+
+
+def gather_frame(g: Geometry) -> Frame:
+    """Return the frame of both gradients: phases of the output's gradient, indexed by input pixel."""
+    return _frame(g, [_axis(g, axis, forward=False) for axis in range(3)])
+
+
+def _axis(g: Geometry, axis: int, forward: bool) -> _Axis:
+    inputs, outputs = g.input[axis], g.output[axis]
+    stride = outputs if inputs == 1 else g.stride[axis]
+    taps = []
+    first = last = 0  # the range of indices that are read
+    extent = 1  # of the indices that are written
+    for k in range(g.kernel[axis]):
+        shift, phase = divmod(g.dilation[axis] * k - g.padding[axis], stride)
+        in_phase = -(-(outputs - phase) // stride)
+        written, available = (in_phase, inputs) if forward else (inputs, in_phase)
+        start = -shift if forward else shift
+        stop = start + written  # reads are start .. stop - 1
+        if written <= 0 or start >= available or stop <= 0:
+            continue
+        taps.append((phase, shift, k))
+        first, last = min(first, start), max(last, stop - 1)
+    extent = -(-outputs // stride) if forward else inputs
+    stored = min(inputs if forward else -(-outputs // stride), last + 1)
+    low = -first
+    return _Axis(stride, taps, max(stored + low, last + 1, extent), low)
+
+
+def _frame(g: Geometry, axes: list[_Axis]) -> Frame:
+    taps = []
+    for phase0, shift0, k0 in axes[0].taps:
+        for phase1, shift1, k1 in axes[1].taps:
+            for phase2, shift2, k2 in axes[2].taps:
+                index = (k0 * g.kernel[1] + k1) * g.kernel[2] + k2
+                taps.append(Tap((phase0, phase1, phase2), (shift0, shift1, shift2), index))
+    pitch = (axes[0].pitch, axes[1].pitch, axes[2].pitch)
+    return Frame(
+        stride=(axes[0].stride, axes[1].stride, axes[2].stride),
+        pitch=pitch,
+        low=(axes[0].low, axes[1].low, axes[2].low),
+        taps=taps,
+        total=g.batch * math.prod(pitch),
+    )
+
+
+def planes_record(
+    frame: Frame, batch: int, channels: int, size: Axes, stride: Axes, phases: int, plane: int, shifted: bool = True
+) -> NDArray[np.void]:
+    """Return what `planes.fill` needs to know to copy an array of this size into planes.
+
+    `shifted` tells whether taps shift the reads, so that the end of a row must be zero for the next one.
+    """
+    record = np.zeros(1, PLANES)
+    record["batch"], record["channels"], record["phases"] = batch, channels, phases
+    record["plane"], record["lead"] = plane, frame.lead
+    record["pitch"], record["size"], record["stride"] = frame.pitch, size, stride
+    record["keep"] = [p - low * shifted for p, low in zip(frame.pitch, frame.low)]
+    return record
+
+
+def too_large(g: Geometry, forward: bool) -> str | None:
+    """Return why planes do not suit a problem, or None."""
+    if g.dtype not in ("float32", "float64"):
+        return f"vector code is for float32 and float64, not {g.dtype}"
+    phases = math.prod(min(s, o) for s, o in zip(g.stride, g.output))
+    if phases > MOST_PHASES or g.taps > MOST_PHASES * 4:
+        return f"{phases} phases of {g.taps} taps need tables larger than {MOST_PHASES} entries"
+    axes = [_axis(g, axis, forward) for axis in range(3)]
+    pixels = g.batch * math.prod(a.pitch for a in axes)
+    used = math.prod(len({tap[0] for tap in a.taps}) for a in axes)
+    channels = g.in_channels if forward else g.out_channels * used
+    if pixels * channels > MOST_GROWTH * g.elements + SMALL:
+        return f"zero-padded planes would hold {pixels * channels} elements for arrays of {g.elements}"
+    return None
+
+
+def ints(values: list[int]) -> Ints:
+    """Return a table for a kernel."""
+    return np.array(values, np.int64)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def vectors(dtype: str, elements: int) -> int:
+    """Return how many vectors hold so many elements."""
+    return -(-elements // host.lanes(dtype))
