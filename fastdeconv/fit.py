@@ -28,6 +28,13 @@ Array = NDArray[Any]
 # A run has diverged when its loss is this many times that of the start and that of the zero kernel.
 _DIVERGED = 1e6
 
+# At a minimum, the loss stays within this much of the best.
+_SPREAD = 1e-3
+
+
+# Entries of an array that the result's repr prints in full.
+_SHOWN = 50
+
 
 class FitResult(dict[str, Any]):
     """What `fit_kernel` returns; each entry is also an attribute, as in ``scipy.optimize.OptimizeResult``.
@@ -79,12 +86,14 @@ class FitResult(dict[str, Any]):
 
     def __repr__(self) -> str:
         width = max(map(len, self), default=0)
-        return "\n".join(f"{name:>{width}}: {_brief(value)}" for name, value in self.items())
+        return "\n".join(f"{name:>{width}}: {_brief(value, width + 2)}" for name, value in self.items())
 
 
-def _brief(value: Any) -> str:
+def _brief(value: Any, indent: int) -> str:
     if isinstance(value, np.ndarray):
         ends = f"{value[0]:.6g} … {value[-1]:.6g}, " if value.ndim == 1 and value.size > 3 else ""
+        if value.size <= _SHOWN:
+            return np.array2string(value, precision=5, prefix=" " * indent)
         return f"{ends}array of shape {value.shape}, {value.dtype}"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
@@ -131,7 +140,7 @@ def fit_kernel(
     schedule: str | Schedule | None = None,
     l1: float = 0.0,
     l2: float = 0.0,
-    max_steps: int = 10_000,
+    max_steps: int = 5_000,
     max_seconds: float | None = None,
     tol: float | None = None,
     patience: int | None = None,
@@ -168,7 +177,7 @@ def fit_kernel(
         The update rules of ``torch.optim``; `fastdeconv.optim` has them with parameters. Both momenta are 0.9.
     learning_rate : float, optional
         None chooses it. For the SGD family it is 1 / L, where L is the largest curvature of the loss, found by power
-        iteration (at most 30 forward and gradient passes). For the others it is 1/20 of the size of kernel entries
+        iteration (at most 50 forward and gradient passes). For the others it is 1/10 of the size of kernel entries
         that would bring x to the size of y_true.
     schedule : {"constant", "step", "cosine", "warmup_cosine"} or callable, optional
         The learning rate's factor at a step, counted from 0, over `max_steps`; `fastdeconv.optim` has them with
@@ -254,7 +263,7 @@ def fit_kernel(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable; got {callback!r}")
     bar = None if progress is None else _flag("progress", progress)
-    with np.errstate(all="ignore"), _progress_bar(bar, max_steps) as advance:
+    with _progress_bar(bar, max_steps) as advance:
         if rule.learning_rate is None:
             rule = replace(rule, learning_rate=_automatic_rate(objective, rule, w, b, batch))
         run = _Run(objective, w, b, rule, schedule, batch, generator, stop, start)
@@ -305,7 +314,7 @@ class _Run:
         self._step_w = self.rule.start(self.w)
         self._step_b = None if self.b is None else replace(self.rule, weight_decay=0.0).start(self.b)
         self._recent = deque[float](maxlen=self.stop.patience + 1)
-        self._limit = math.inf
+        self._limit = self._rounding = 0.0
 
     def descend(
         self, callback: Callable[[FitState], Any] | None, advance: Callable[[int, float], None]
@@ -314,7 +323,7 @@ class _Run:
         x, y_true = self.objective.x, self.objective.y_true
         y = np.empty_like(y_true)
         while True:
-            value, residual = self.objective.value_and_residual(x, y_true, self.w, self.b, y)
+            value = self.objective.value(x, y_true, self.w, self.b, y)
             self._record(value)
             advance(self.step, value)
             reason = self._reason_to_stop(value)
@@ -325,7 +334,7 @@ class _Run:
             if reason is not None:
                 return reason
             if self.batch is None:
-                self._update(x, residual)
+                self._update(x, y)
             else:
                 self._pass_over_batches(self.batch)
 
@@ -336,7 +345,8 @@ class _Run:
     def _record(self, value: float) -> None:
         if not self.history:
             zero_kernel = self.objective.loss(np.zeros_like(self.objective.y_true), self.objective.y_true)
-            self._limit = _DIVERGED * max(value, zero_kernel)
+            self._limit = _DIVERGED * max(value if math.isfinite(value) else 0.0, zero_kernel)
+            self._rounding = self.objective.rounding()
         self.history.append(value)
         if value < self.best:
             self.best, self.best_step = value, self.step
@@ -359,20 +369,33 @@ class _Run:
         if stop.tol is not None and len(self._recent) > stop.patience:
             before = self._recent[0]
             if before - self.best <= stop.tol * before:
-                by = f"at most tol={stop.tol:g} of itself" if stop.tol else "nothing"
-                return f"converged at step {self.step}: the loss fell by {by} in {stop.patience} steps", True
+                return self._standstill(value, stop.tol)
         if self.step >= stop.max_steps:
             return f"stopped at max_steps={stop.max_steps}", False
         if time.perf_counter() - self.start >= stop.max_seconds:
             return f"stopped at max_seconds={stop.max_seconds:g}, at step {self.step}", False
         return None
 
-    def _update(self, x: Array, residual: Array) -> None:
+    def _standstill(self, value: float, tol: float) -> tuple[str, bool]:
+        """Tell a minimum from steps too long to reach it."""
+        steps = "steps" if self.batch is None else "passes over x"
+        by = f"at most tol={tol:g} of itself" if tol else "nothing"
+        fell = f"the best loss fell by {by} in {self.stop.patience} {steps}"
+        if value <= self.best * (1 + max(tol, _SPREAD)) + self._rounding:
+            return f"converged at step {self.step}: {fell}", True
+        return (
+            f"stopped at step {self.step}: {fell}, and the loss moves above it, now at {value:.3g}; the kernel is that "
+            f'of step {self.best_step}. Use a learning_rate below {self.rule.learning_rate:.3g}, or schedule="cosine"',
+            False,
+        )
+
+    def _update(self, x: Array, gy: Array) -> None:
         factor = self._factor()
-        gb = self.objective.gradient(x, residual, self.w, self._gw)
-        self._step_w(self._gw, factor)
-        if self._step_b is not None:
-            self._step_b(gb, factor)
+        gradient = self.objective.gradient(x, gy, self.w, self._gw)
+        with np.errstate(all="ignore"):
+            self._step_w(gradient, factor)
+            if self._step_b is not None:
+                self._step_b(self.objective.bias_gradient(gy), factor)
         self.step += 1
 
     def _pass_over_batches(self, size: int) -> None:
@@ -382,9 +405,9 @@ class _Run:
             if self.step >= self.stop.max_steps or time.perf_counter() - self.start >= self.stop.max_seconds:
                 return
             chosen = order[lo : lo + size]
-            part = y_true[chosen]
-            _, residual = self.objective.value_and_residual(x[chosen], part, self.w, self.b, np.empty_like(part))
-            self._update(x[chosen], residual)
+            part, gy = x[chosen], np.empty_like(y_true[: len(chosen)])
+            self.objective.value(part, y_true[chosen], self.w, self.b, gy)
+            self._update(part, gy)
 
     def _factor(self) -> float:
         factor = self.schedule(self.step)
@@ -407,7 +430,7 @@ def _automatic_rate(objective: Objective, rule: Optimizer, w: Array, b: Array | 
     if isinstance(rule, SGD):
         curvature = objective.curvature(w, b, batch)
         return 1 / curvature if curvature else 1.0
-    return objective.kernel_scale() / 20
+    return objective.kernel_scale() / 10
 
 
 def _with_rate(rule: Optimizer, learning_rate: Any) -> Optimizer:

@@ -19,8 +19,11 @@ _FORWARD = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: f
 _WEIGHT_GRAD = {1: grad.conv_transpose1d_weight, 2: grad.conv_transpose2d_weight, 3: grad.conv_transpose3d_weight}
 _BIAS_GRAD = {1: grad.conv_transpose1d_bias, 2: grad.conv_transpose2d_bias, 3: grad.conv_transpose3d_bias}
 
+# A step that is too long overflows; the loss tells, and a warning would only repeat it.
+_QUIET = np.errstate(all="ignore")
+
 # The estimate of the largest eigenvalue stops when it changes by less than this, or after so many iterations.
-_POWER_CHANGE, _POWER_ITERATIONS = 0.01, 30
+_POWER_CHANGE, _POWER_ITERATIONS = 1e-3, 50
 
 
 class Objective:
@@ -74,27 +77,34 @@ class Objective:
         """Write ``conv_transpose(x, w, b)`` to `out` and return it."""
         return _FORWARD[self._ndim](x, w, b, out=out, **self._keywords)
 
-    def value_and_residual(self, x: Array, y_true: Array, w: Array, b: Array | None, out: Array) -> tuple[float, Array]:
+    @_QUIET
+    def value(self, x: Array, y_true: Array, w: Array, b: Array | None, out: Array) -> float:
         """Return the objective on some images, and write the loss's gradient with respect to y to `out`."""
-        value, residual = self.loss.value_and_gradient(self.predict(x, w, b, out), y_true, out)
+        value, _ = self.loss.value_and_gradient(self.predict(x, w, b, out), y_true, out)
         if self.l1:
             value += self.l1 * float(np.abs(w).sum(dtype=float))
         if self.l2:
             value += self.l2 * float(np.square(w, dtype=float).sum())
-        return value, residual
+        return value
 
-    def gradient(self, x: Array, residual: Array, w: Array, gw: Array) -> Array | None:
-        """Write the objective's gradient with respect to w to `gw`, and return that with respect to b."""
-        _WEIGHT_GRAD[self._ndim](x, w.shape, residual, out=gw, **self._keywords)
+    @_QUIET
+    def gradient(self, x: Array, gy: Array, w: Array, out: Array) -> Array:
+        """Write the objective's gradient with respect to w to `out`, given the loss's with respect to y."""
+        gw = self.weight_gradient(x, gy, out)
         if self.l1:
             gw += self.l1 * np.sign(w)
         if self.l2:
             gw += 2 * self.l2 * w
-        return self.bias_gradient(residual)
+        return gw
 
-    def bias_gradient(self, residual: Array) -> Array:
-        """Return the gradient with respect to b."""
-        return _BIAS_GRAD[self._ndim](residual)
+    def weight_gradient(self, x: Array, gy: Array, out: Array) -> Array:
+        """Write to `out` what a gradient with respect to y makes of w, and return it."""
+        return _WEIGHT_GRAD[self._ndim](x, out.shape, gy, out=out, **self._keywords)
+
+    @_QUIET
+    def bias_gradient(self, gy: Array) -> Array:
+        """Return the gradient with respect to b, given the loss's with respect to y."""
+        return _BIAS_GRAD[self._ndim](gy)
 
     def start(self, init: Any, rng: np.random.Generator) -> Array:
         """Return a new array of kernel entries to start from; see `fit_kernel` for `init`."""
@@ -116,6 +126,11 @@ class Objective:
             raise TypeError(f"init must have x's dtype {dtype}; got {w.dtype}: convert with .astype")
         _check_finite("init", w)
         return w.reshape(shape).astype(dtype, order="C", copy=True)
+
+    def rounding(self) -> float:
+        """Return the loss that rounding leaves to a perfect kernel, near enough."""
+        size = np.sqrt(np.square(self.y_true, dtype=float).mean(keepdims=True))
+        return self.loss(64 * np.finfo(self.y_true.dtype).eps * size, np.zeros_like(size))
 
     def kernel_scale(self) -> float:
         """Return the size of kernel entries, of random signs, that would bring x to the size of y_true."""
@@ -148,7 +163,7 @@ class Objective:
             if vb is not None:
                 vb = vb / norm
             y = self.predict(x, v, vb, y)
-            _WEIGHT_GRAD[self._ndim](x, w.shape, y, out=gw, **self._keywords)
+            gw = self.weight_gradient(x, y, gw)
             gb = None if b is None else self.bias_gradient(y)
             before, largest = largest, _norm(gw, gb)
             v, gw, vb = gw, v, gb
