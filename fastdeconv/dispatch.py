@@ -7,14 +7,15 @@ from functools import lru_cache
 from typing import Any
 
 from fastdeconv.kernels import reference
+from fastdeconv.kernels.cpu import direct_dot, direct_loops, direct_tile
 from fastdeconv.kernels.geometry import Axes, Geometry, Implementation, Run
 from fastdeconv.lowering import lower
 from fastdeconv.problem import Pass, Problem
 
 TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
-    ("cpu", "forward"): (reference.FORWARD,),
-    ("cpu", "input_grad"): (reference.INPUT_GRAD,),
-    ("cpu", "weight_grad"): (reference.WEIGHT_GRAD,),
+    ("cpu", "forward"): (direct_loops.FORWARD, direct_tile.FORWARD, reference.FORWARD),
+    ("cpu", "input_grad"): (direct_loops.INPUT_GRAD, direct_tile.INPUT_GRAD, reference.INPUT_GRAD),
+    ("cpu", "weight_grad"): (direct_loops.WEIGHT_GRAD, direct_dot.WEIGHT_GRAD, reference.WEIGHT_GRAD),
 }
 
 
@@ -67,7 +68,7 @@ def plan(problem: Problem, pass_: Pass, device: str = "cpu", algorithm: str | No
     """
     native, adapt, note = lower(problem, pass_)
     geometry = geometry_of(native)
-    declined = []
+    declined: list[tuple[str, str]] = []
     for candidate in _candidates(device, pass_, algorithm):
         reason = candidate.declines(geometry)
         if reason is None:

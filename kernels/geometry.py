@@ -62,6 +62,11 @@ class Geometry(NamedTuple):
         return math.prod(self.kernel)
 
     @property
+    def multiplications(self) -> int:
+        """Products of one pass, those that fall outside the output included."""
+        return math.prod(self.weight_shape) * self.batch * math.prod(self.input)
+
+    @property
     def elements(self) -> int:
         """Elements of x, w and y together."""
         return sum(math.prod(s) for s in (self.input_shape, self.output_shape, self.weight_shape))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.simd import INNER_ROWS, inner_columns, inner_tile
+from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile
 from fastdeconv.kernels.geometry import Geometry, Implementation, Run
 
 Array = NDArray[Any]
@@ -58,9 +58,7 @@ _UNITS = 16
 
 
 @kernel("T[]", "T[]", "T[]", LAYOUT, "int[]", "int[]")
-def dot_units(
-    lo: int, hi: int, x: Any, gy: Any, sums: Any, layout: Any, tap_offset: Any, tap_index: Any
-) -> None:
+def dot_units(lo: int, hi: int, x: Any, gy: Any, sums: Any, layout: Any, tap_offset: Any, tap_index: Any) -> None:
     """Sum one range of pixels for one block of rows and one chunk of columns of one group."""
     p = layout[0]
     row_offset = np.empty(8, np.int64)
@@ -123,6 +121,7 @@ def _block_rows(rows: int, columns: int) -> int:
 
 
 def _bind(g: Geometry) -> Run:
+    g = frames.merged(g)
     frame = frames.gather_frame(g)
     taps = sorted(frame.taps, key=lambda t: (t.phase, t.index))
     phases = sorted({t.phase for t in taps}) or [(0, 0, 0)]
@@ -150,8 +149,7 @@ def _bind(g: Geometry) -> Run:
     one = (1, 1, 1)
     x_layout = frames.planes_record(frame, g.batch, g.in_channels, g.input, one, 1, plane, shifted=False)
     gy_layout = frames.planes_record(frame, g.batch, g.out_channels, g.output, frame.stride, len(phases), plane)
-    x_phase = frames.ints([0, 0, 0])
-    gy_phase = frames.ints([a for phase in phases for a in phase])
+    x_phase, gy_phase = frames.ints([0, 0, 0]), frames.ints([a for phase in phases for a in phase])
     tap_offset = frames.ints([number[t.phase] * plane + frame.flat(t.shift) for t in taps])
     tap_index = frames.ints([t.index for t in taps])
     x_elements, gy_elements = g.in_channels * plane, g.out_channels * len(phases) * plane
@@ -168,7 +166,13 @@ def _bind(g: Geometry) -> Run:
         gy_planes = workspace.take("gradient_planes", gy_elements, g.dtype)
         planes.fill.run(g.dtype, g.in_channels * g.batch, 4 * x_elements, x.reshape(-1), x_planes, x_layout, x_phase)
         planes.fill.run(
-            g.dtype, g.out_channels * len(phases) * g.batch, 4 * gy_elements, gy.reshape(-1), gy_planes, gy_layout, gy_phase
+            g.dtype,
+            g.out_channels * len(phases) * g.batch,
+            4 * gy_elements,
+            gy.reshape(-1),
+            gy_planes,
+            gy_layout,
+            gy_phase,
         )
         out = gw.reshape(-1)
         sums = out

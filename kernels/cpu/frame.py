@@ -68,7 +68,7 @@ class Frame(NamedTuple):
     stride : tuple of int
         Effective stride: the problem's, or the output size on an axis with a single input, where any stride serves.
     pitch : tuple of int
-        Distance of neighbours on each axis, in elements of that axis's frame.
+        Pixels from the start of one row, slice or image to the next, in elements of that axis.
     low : tuple of int
         Zeros that reads before index 0 reach.
     taps : list of Tap
@@ -101,6 +101,23 @@ class Frame(NamedTuple):
         return length + 16 if length // 16 % 2 == 0 else length
 
 
+def merged(g: Geometry) -> Geometry:
+    """Return the same problem with the axes merged that have a single input each and keep the kernel whole.
+
+    Its outputs are then one contiguous row, whose phases are stored side by side.
+    """
+    axis = 2
+    while axis > 0 and all(
+        g.input[a] == g.dilation[a] == 1 and g.padding[a] == 0 and g.output[a] == g.kernel[a] for a in (axis - 1, axis)
+    ):
+        kernel = list(g.kernel)
+        kernel[2], kernel[axis - 1] = kernel[2] * kernel[axis - 1], 1
+        whole: Axes = (kernel[0], kernel[1], kernel[2])
+        g = g._replace(kernel=whole, output=whole)
+        axis -= 1
+    return g
+
+
 def scatter_frame(g: Geometry) -> Frame:
     """Return the frame of the forward pass: output phases over planes of the input."""
     return _frame(g, [_axis(g, axis, forward=True) for axis in range(3)])
@@ -116,7 +133,6 @@ def _axis(g: Geometry, axis: int, forward: bool) -> _Axis:
     stride = outputs if inputs == 1 else g.stride[axis]
     taps = []
     first = last = 0  # the range of indices that are read
-    extent = 1  # of the indices that are written
     for k in range(g.kernel[axis]):
         shift, phase = divmod(g.dilation[axis] * k - g.padding[axis], stride)
         in_phase = -(-(outputs - phase) // stride)

@@ -1,0 +1,163 @@
+"""Copies of short rows as whole vectors and one masked one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer
+
+
+def _by_vectors(vectors: Vectors, count: Any, emit: Callable[[Any, Any], None]) -> None:
+    """Emit ``emit(first element, None)`` for every whole vector, then ``emit(first element, how many)`` for the rest."""
+    builder, lanes = vectors.builder, index(vectors.lanes)
+    whole = builder.sdiv(count, lanes)
+
+    def body(i: Any, carried: list[Any]) -> list[Any]:
+        emit(builder.mul(i, lanes), None)
+        return carried
+
+    loop(builder, whole, [], body)
+    done = builder.mul(whole, lanes)
+    rest = builder.sub(count, done)
+    with builder.if_then(builder.icmp_signed(">", rest, index(0))):
+        emit(done, rest)
+
+
+@intrinsic
+def zero_row(typing_context: Any, out: Any, out_at: Any, count: Any) -> Any:
+    """Do ``out[out_at + j] = 0`` for `count` elements; nothing if it is not positive."""
+    signature = types.void(out, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, count = arguments
+        vectors = Vectors(builder, signature.args[0].dtype)
+        target = pointer(context, builder, signature.args[0], out, out_at)
+
+        def emit(at: Any, part: Any) -> None:
+            if part is None:
+                vectors.store(vectors.zero, target, at)
+            else:
+                vectors.store_first(part, vectors.zero, target, at)
+
+        _by_vectors(vectors, count, emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def copy_row(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, count: Any) -> Any:
+    """Do ``out[out_at + j] = row[row_at + j]`` for `count` elements; nothing if it is not positive."""
+    signature = types.void(out, types.int64, row, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, row, row_at, count = arguments
+        vectors = Vectors(builder, signature.args[0].dtype)
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        source = pointer(context, builder, signature.args[2], row, row_at)
+
+        def emit(at: Any, part: Any) -> None:
+            if part is None:
+                vectors.store(vectors.load(source, at), target, at)
+            else:
+                vectors.store_first(part, vectors.load_first(part, source, at), target, at)
+
+        _by_vectors(vectors, count, emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def copy_every_second(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, count: Any) -> Any:
+    """Do ``out[out_at + j] = row[row_at + 2·j]`` for `count` elements; nothing if it is not positive."""
+    signature = types.void(out, types.int64, row, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, row, row_at, count = arguments
+        vectors = Vectors(builder, signature.args[0].dtype)
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        source = pointer(context, builder, signature.args[2], row, row_at)
+        lanes = index(vectors.lanes)
+
+        def emit(at: Any, part: Any) -> None:
+            first = builder.mul(at, index(2))
+            second = builder.add(first, lanes)
+            # The element after the last one that is wanted may lie outside the array.
+            wanted = builder.sub(builder.mul(lanes if part is None else part, index(2)), index(1))
+            low = vectors.load_first(wanted, source, first) if part is not None else vectors.load(source, first)
+            high = vectors.load_first(builder.sub(wanted, lanes), source, second)
+            even = vectors.select(low, high, list(range(0, 2 * vectors.lanes, 2)))
+            if part is None:
+                vectors.store(even, target, at)
+            else:
+                vectors.store_first(part, even, target, at)
+
+        _by_vectors(vectors, count, emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_row(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, extra: Any, count: Any) -> Any:
+    """Do ``out[out_at + j] = row[row_at + j] + extra`` for `count` elements; nothing if it is not positive."""
+    signature = types.void(out, types.int64, row, types.int64, extra, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, row, row_at, extra, count = arguments
+        vectors = Vectors(builder, signature.args[0].dtype)
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        source = pointer(context, builder, signature.args[2], row, row_at)
+        addend = vectors.splat(extra)
+
+        def emit(at: Any, part: Any) -> None:
+            # Rows of a tile are followed by others, so reading past the end of one is harmless.
+            value = builder.fadd(vectors.load(source, at), addend)
+            if part is None:
+                vectors.store(value, target, at)
+            else:
+                vectors.store_first(part, value, target, at)
+
+        _by_vectors(vectors, count, emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def add_pairs(
+    typing_context: Any, out: Any, out_at: Any, rows: Any, even_at: Any, odd_at: Any, extra: Any, count: Any
+) -> Any:
+    """Do ``out[out_at + 2·j + b] = rows[(even_at, odd_at)[b] + j] + extra`` for `count` pairs; nothing if not positive."""
+    signature = types.void(out, types.int64, rows, types.int64, types.int64, extra, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, rows, even_at, odd_at, extra, count = arguments
+        vectors = Vectors(builder, signature.args[0].dtype)
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        even = pointer(context, builder, signature.args[2], rows, even_at)
+        odd = pointer(context, builder, signature.args[2], rows, odd_at)
+        addend, lanes = vectors.splat(extra), vectors.lanes
+
+        def emit(at: Any, part: Any) -> None:
+            a = builder.fadd(vectors.load(even, at), addend)
+            b = builder.fadd(vectors.load(odd, at), addend)
+            for half in range(2):
+                picked = [half * lanes // 2 + i // 2 + i % 2 * lanes for i in range(lanes)]
+                value = vectors.select(a, b, picked)
+                place = builder.add(builder.mul(at, index(2)), index(half * lanes))
+                if part is None:
+                    vectors.store(value, target, place)
+                else:
+                    room = builder.sub(builder.mul(part, index(2)), index(half * lanes))
+                    vectors.store_first(room, value, target, place)
+
+        _by_vectors(vectors, count, emit)
+        return context.get_dummy_value()
+
+    return signature, generate

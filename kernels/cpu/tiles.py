@@ -1,0 +1,141 @@
+"""Register tiles, where all arithmetic of the direct kernels happens.
+
+A tile is ``rows × columns(rows)``; its accumulators, the operands of one side and one of the other just fit the register
+file of the host.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from fastdeconv.kernels.cpu.host import REGISTERS
+from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer, switch
+
+OUTER_ROWS = 8 if REGISTERS == 32 else 6
+INNER_ROWS = 4 if REGISTERS == 32 else 3
+
+
+def outer_columns(rows: int) -> int:
+    """Return the vectors in a row of an `outer_tile`: rows·columns accumulators, columns operands, one broadcast."""
+    return min(8, (REGISTERS - 1) // (rows + 1))
+
+
+def inner_columns(rows: int) -> int:
+    """Return the columns of an `inner_tile`: rows·columns accumulators, rows operands, one of a column."""
+    return min(8, (REGISTERS - 1 - rows) // rows)
+
+
+@intrinsic
+def outer_tile(
+    typing_context: Any,
+    rows: Any, channels: Any, taps: Any,
+    weight: Any, weight_at: Any,
+    source: Any, source_at: Any, channel_step: Any,
+    tap_offset: Any, tap_at: Any,
+    tile: Any, tile_at: Any,
+) -> Any:  # fmt: skip
+    """Compute ``tile[m, q] = Σ weight[c, t, m] · source[c·channel_step + tap_offset[t] + q]`` over c and t.
+
+    m runs over `rows`, q over ``outer_columns(rows)`` vectors. weight is packed (c, t, m); tile is (m, q); the
+    ``*_at`` arguments are where each array starts. Sums run in the order of c, then t, with one rounding a product.
+    """
+    integer = types.int64
+    signature = types.void(
+        integer, integer, integer, weight, integer, source, integer, integer, tap_offset, integer, tile, integer
+    )
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows, channels, taps, weight, weight_at, source, source_at, step, offsets, tap_at, tile, tile_at = arguments
+        types_ = signature.args
+        vectors = Vectors(builder, types_[3].dtype)
+        weight_base = pointer(context, builder, types_[3], weight, weight_at)
+        source_base = pointer(context, builder, types_[5], source, source_at)
+        offset_base = pointer(context, builder, types_[8], offsets, tap_at)
+        tile_base = pointer(context, builder, types_[10], tile, tile_at)
+
+        def emit(count: int) -> None:
+            columns = outer_columns(count)
+
+            def channel_body(c: Any, sums: list[Any]) -> list[Any]:
+                channel = builder.gep(source_base, [builder.mul(c, step)])
+                panel = builder.gep(weight_base, [builder.mul(c, builder.mul(taps, index(count)))])
+
+                def tap_body(t: Any, sums: list[Any]) -> list[Any]:
+                    pixels = builder.gep(channel, [builder.load(builder.gep(offset_base, [t]))])
+                    x = [vectors.load(pixels, index(r * vectors.lanes)) for r in range(columns)]
+                    at = builder.mul(t, index(count))
+                    updated = []
+                    for m in range(count):
+                        w = vectors.broadcast(panel, builder.add(at, index(m)))
+                        updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
+                    return updated
+
+                return loop(builder, taps, sums, tap_body)
+
+            sums = loop(builder, channels, [vectors.zero] * (count * columns), channel_body)
+            for i, value in enumerate(sums):
+                vectors.store(value, tile_base, index(i * vectors.lanes))
+
+        switch(builder, rows, OUTER_ROWS, emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def inner_tile(
+    typing_context: Any,
+    rows: Any, vectors_: Any,
+    left: Any, row_offset: Any,
+    right: Any, column_offset: Any,
+    start: Any, tile: Any,
+) -> Any:  # fmt: skip
+    """Compute ``tile[m, j] = Σ left[row_offset[m] + q] · right[column_offset[j] + q]`` over `vectors_` vectors of q.
+
+    q runs from `start`; m over `rows`, j over ``inner_columns(rows)``. Each lane sums its own q in order; the lanes are
+    added pairwise at the end.
+    """
+    integer = types.int64
+    signature = types.void(integer, integer, left, row_offset, right, column_offset, integer, tile)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows, count_of_vectors, left, row_offset, right, column_offset, start, tile = arguments
+        types_ = signature.args
+        vectors = Vectors(builder, types_[2].dtype)
+        zero = index(0)
+        left_base = pointer(context, builder, types_[2], left, start)
+        right_base = pointer(context, builder, types_[4], right, start)
+        row_base = pointer(context, builder, types_[3], row_offset, zero)
+        column_base = pointer(context, builder, types_[5], column_offset, zero)
+        tile_base = pointer(context, builder, types_[7], tile, zero)
+
+        def streams(base: Any, offsets: Any, count: int) -> list[Any]:
+            at = [builder.load(builder.gep(offsets, [index(i)])) for i in range(count)]
+            return [builder.gep(base, [offset]) for offset in at]
+
+        def emit(count: int) -> None:
+            columns = inner_columns(count)
+            x, y = streams(left_base, row_base, count), streams(right_base, column_base, columns)
+
+            def body(i: Any, sums: list[Any]) -> list[Any]:
+                at = builder.mul(i, index(vectors.lanes))
+                a = [vectors.load(pointer, at) for pointer in x]
+                updated = list(sums)
+                for j in range(columns):
+                    b = vectors.load(y[j], at)
+                    for m in range(count):
+                        k = m * columns + j
+                        updated[k] = vectors.multiply_add(a[m], b, sums[k])
+                return updated
+
+            sums = loop(builder, count_of_vectors, [vectors.zero] * (count * columns), body)
+            for k, value in enumerate(sums):
+                builder.store(vectors.sum(value), builder.gep(tile_base, [index(k)]))
+
+        switch(builder, rows, INNER_ROWS, emit)
+        return context.get_dummy_value()
+
+    return signature, generate

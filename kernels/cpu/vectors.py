@@ -1,0 +1,141 @@
+"""Vector instructions as LLVM IR: what LLVM's own vectoriser does not emit by itself.
+
+It stops at 256 bits on CPUs with 512, keeps no two-dimensional tile of accumulators in registers, and copies short
+rows one element at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from fastdeconv.kernels.cpu.host import HAS_FMA, VECTOR_BITS
+
+INDEX = ir.IntType(64)
+
+
+def index(value: int) -> Any:
+    """Return a constant index."""
+    return ir.Constant(INDEX, value)
+
+
+def pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
+    """Return the address of an array's element."""
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
+
+
+class Vectors:
+    """Vectors of one element type, in one function under construction."""
+
+    def __init__(self, builder: Any, element: types.Float) -> None:
+        self.builder = builder
+        self.element = ir.FloatType() if element.bitwidth == 32 else ir.DoubleType()
+        self.bytes = element.bitwidth // 8
+        self.lanes = VECTOR_BITS // element.bitwidth
+        self.type = ir.VectorType(self.element, self.lanes)
+        self.zero = ir.Constant(self.type, None)
+
+    def _address(self, base: Any, offset: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(base, [offset]), self.type.as_pointer())
+
+    def load(self, base: Any, offset: Any) -> Any:
+        """Read a vector."""
+        return self.builder.load(self._address(base, offset), align=self.bytes)
+
+    def store(self, value: Any, base: Any, offset: Any) -> None:
+        """Write a vector."""
+        self.builder.store(value, self._address(base, offset), align=self.bytes)
+
+    def _masked(self, kind: str, result: Any, *operands: Any) -> Any:
+        name = f"llvm.masked.{kind}.v{self.lanes}f{8 * self.bytes}.p0"
+        function_type = ir.FunctionType(result, [operand.type for operand in operands])
+        function = cgutils.get_or_insert_function(self.builder.module, function_type, name)
+        return self.builder.call(function, operands)
+
+    def load_first(self, count: Any, base: Any, offset: Any) -> Any:
+        """Read the first `count` lanes; the others are zero and their memory is not touched."""
+        align = ir.Constant(ir.IntType(32), self.bytes)
+        return self._masked("load", self.type, self._address(base, offset), align, self._mask(count), self.zero)
+
+    def store_first(self, count: Any, value: Any, base: Any, offset: Any) -> None:
+        """Write the first `count` lanes."""
+        align = ir.Constant(ir.IntType(32), self.bytes)
+        self._masked("store", ir.VoidType(), value, self._address(base, offset), align, self._mask(count))
+
+    def _mask(self, count: Any) -> Any:
+        lane = ir.VectorType(INDEX, self.lanes)
+        return self.builder.icmp_signed("<", ir.Constant(lane, list(range(self.lanes))), self.splat(count, lane))
+
+    def splat(self, value: Any, vector_type: Any = None) -> Any:
+        """Copy a scalar to all lanes."""
+        b, kind = self.builder, vector_type or self.type
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = b.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+        return b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), None))
+
+    def broadcast(self, base: Any, offset: Any) -> Any:
+        """Read one element into all lanes."""
+        return self.splat(self.builder.load(self.builder.gep(base, [offset])))
+
+    def select(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        """Pick lanes of two vectors by number; those of `b` count on from those of `a`."""
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """Return a·b + c, rounded once where the host can."""
+        if not HAS_FMA:
+            return self.builder.fadd(self.builder.fmul(a, b), c)
+        name = f"llvm.fma.v{self.lanes}f{8 * self.bytes}"
+        function = cgutils.get_or_insert_function(
+            self.builder.module, ir.FunctionType(self.type, [self.type] * 3), name
+        )
+        return self.builder.call(function, [a, b, c])
+
+    def sum(self, vector: Any) -> Any:
+        """Add the lanes pairwise, halves first."""
+        b, width = self.builder, self.lanes
+        while width > 1:
+            width //= 2
+            low = self.select(vector, vector, list(range(width)))
+            high = self.select(vector, vector, list(range(width, 2 * width)))
+            vector = b.fadd(low, high)
+        return b.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+
+def loop(builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    """Emit ``for i in range(count): carried = body(i, carried)`` and return the last values."""
+    before, head = builder.block, builder.append_basic_block("head")
+    step, after = builder.append_basic_block("body"), builder.append_basic_block("after")
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(INDEX)
+    index.add_incoming(ir.Constant(INDEX, 0), before)
+    values = [builder.phi(value.type) for value in carried]
+    for phi, value in zip(values, carried):
+        phi.add_incoming(value, before)
+    builder.cbranch(builder.icmp_signed("<", index, count), step, after)
+    builder.position_at_end(step)
+    results = body(index, values)
+    index.add_incoming(builder.add(index, ir.Constant(INDEX, 1)), builder.block)
+    for phi, value in zip(values, results):
+        phi.add_incoming(value, builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return values
+
+
+def switch(builder: Any, rows: Any, limit: int, emit: Callable[[int], None]) -> None:
+    """Emit one variant of the code for each number of rows from 1 to `limit`, and a jump to the right one."""
+    after = builder.append_basic_block("tiled")
+    switch = builder.switch(rows, after)
+    for count in range(1, limit + 1):
+        block = builder.append_basic_block(f"rows{count}")
+        switch.add_case(ir.Constant(INDEX, count), block)
+        builder.position_at_end(block)
+        emit(count)
+        builder.branch(after)
+    builder.position_at_end(after)
