@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
+import operator
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+import fastdeconv as fd
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAME = re.compile(r"\bfd\.([\w.]*\w)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
@@ -56,6 +60,12 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_exist(page: Path) -> None:
+    for name in sorted(set(NAME.findall(page.read_text(encoding="utf-8")))):
+        operator.attrgetter(name)(fd)
 
 
 @pytest.mark.parametrize(
