@@ -80,7 +80,7 @@ def conv2d_transpose(
     """
     x, f = operand("input", input), operand("filters", filters)
     same_dtype(input=x, filters=f)
-    if data_format not in _FORMATS:
+    if not isinstance(data_format, str) or data_format not in _FORMATS:
         raise ValueError(f'data_format must be "NHWC" or "NCHW"; got {data_format!r}')
     bare = x.ndim == f.ndim == 2
     if not bare:
@@ -125,8 +125,9 @@ def _windows(
     data_format: str,
 ) -> list[_Window]:
     explicit = _read_padding(padding, data_format)
+    same = isinstance(padding, str) and padding == "SAME"
     least = [(i - 1) * s + k for i, s, k in zip(input_size, stride, extents)]
-    if padding == "SAME":
+    if same:
         low = [(i - 1) * s + 1 for i, s in zip(input_size, stride)]
     else:
         low = [n - sum(pair) for n, pair in zip(least, explicit)]
@@ -139,7 +140,7 @@ def _windows(
             f"output_shape must have height and width from ({low[0]}, {low[1]}) to ({high[0]}, {high[1]}) for input of "
             f"height and width {input_size} with padding {padding!r}; got {size}"
         )
-    if padding == "SAME":
+    if same:
         total = [max(n - o, 0) for n, o in zip(least, size)]
         explicit = tuple((t // 2, t - t // 2) for t in total)
     return [_window(o, n, before, s) for o, n, (before, _), s in zip(size, least, explicit, stride)]

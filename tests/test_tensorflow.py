@@ -186,6 +186,12 @@ class TestArguments:
         y = conv2d_transpose(self.X, self.F, (5, 8), 2, dilations=dilations, name="up")
         np.testing.assert_array_equal(y, self.EXPECTED)
 
+    @pytest.mark.parametrize("as_type", [list, tuple, np.array])
+    def test_explicit_padding(self, as_type: Any) -> None:
+        # What SAME comes to here: 3 taps at stride 2 need 2 on the odd axis and 1, after, on the even one.
+        padding = as_type([(0, 0), (1, 1), (0, 1), (0, 0)])
+        np.testing.assert_array_equal(conv2d_transpose(self.X, self.F, (5, 8), 2, padding), self.EXPECTED)
+
     def test_axes_follow_the_data_format(self) -> None:
         case = Case((3, 4), (2, 3), (1, 2), ((1, 0), (0, 2)))
         x, f = case.arrays()
@@ -284,6 +290,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], tuple[str, ...]]] = [
     ({"strides": 2.0}, TypeError, ("strides", "2.0", "int")),
     ({"strides": "2"}, TypeError, ("strides", "'2'", "int")),
     ({"strides": None}, TypeError, ("strides", "None", "int")),
+    ({"strides": 2**70, "output_shape": (1, 1)}, ValueError, ("strides", str(2**70), "less than 2**62")),
     ({"strides": (1, 2, 2)}, ValueError, ("strides", "(1, 2, 2)", "1, 2 or 4 values")),
     ({"strides": ()}, ValueError, ("strides", "()", "1, 2 or 4 values")),
     ({"strides": (2, 2, 2, 1)}, ValueError, ("strides", "(2, 2, 2, 1)", "1 for batch and channels")),
@@ -306,6 +313,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], tuple[str, ...]]] = [
     ),
     ({"padding": [[0, 0], [9, 9], [0, 1], [0, 0]]}, ValueError, ("padding", "[9, 9]", "leave some output")),
     ({"data_format": "NHWX"}, ValueError, ("data_format", "'NHWX'", '"NCHW"')),
+    ({"data_format": np.array(["NHWC", "NCHW"])}, ValueError, ("data_format", "array", '"NHWC"')),
     ({"data_format": None}, ValueError, ("data_format", "None", '"NHWC"')),
     ({"data_format": "NCHW"}, ValueError, ("filters", "C_in = 5", "NCHW")),
     ({"algorithm": "fft"}, ValueError, ("algorithm", "'fft'", "reference")),
