@@ -1,17 +1,18 @@
 """Weight gradient: dot products over pixels, vectors along the pixels of zero-padded planes.
 
-``gw[ci, co, t] = Σ x[ci, q] · gy[co, phase(t), q + offset(t)]`` over the pixels q of all images; see `frame` for planes and
-phases. Both operands lie in planes of one frame, so neither is transposed and each tap is one constant offset. The
-zeros around x make what is read beyond a row of gy harmless; a NaN or Inf in gy can therefore reach taps
-that only touch it through padding.
+``gw[ci, co, t] = Σ x[ci, q] · gy[co, phase(t), q + offset(t)]`` over the pixels q of all images; see `frame` for planes
+and phases. Both operands lie in planes of one frame, so neither is transposed and each tap is one constant offset. The
+zeros around x make what is read beyond a row of gy harmless; a NaN or Inf in gy can therefore reach taps that only
+touch it through padding.
 
-Memory: planes of x (channel, image, row, column) · planes of gy (channel, phase, image, row, column).
-Parallel over rows of the weight (ci), columns (co, t) and, where those are few, over ranges of pixels, whose partial sums
-are added in their order. How a problem is split depends on its size alone, so the result does not depend
-on the threads.
+Memory: planes of x (channel, image, row, column) · planes of gy (channel, phase, image, row, column) · sums
+(range of pixels, ci, column), where a column is a pair (co, t).
+Parallel over chunks of rows, of columns and, where those are few, over ranges of pixels, whose sums are added in their
+order. How a problem is split depends on its sizes alone, so the result does not depend on the threads.
 
-Ladder:
-1. Register tile of 4 ci × 6 (co, t) accumulator vectors, summed over lanes once a block of pixels: this file.
+Ladder: see docs/decisions for the measurements.
+1. Register tile of 4 ci × 6 columns of accumulator vectors, lanes summed one vector after the other.
+2. Lanes of all accumulators summed together, indices from tables, gy kept in the second-level cache across rows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile
-from fastdeconv.kernels.geometry import Geometry, Implementation, Run
+from fastdeconv.kernels.geometry import Axes, Geometry, Implementation, Run
 
 Array = NDArray[Any]
 
@@ -34,9 +35,9 @@ LAYOUT = np.dtype(
         ("groups", "i8"),
         ("rows", "i8"),  # input channels of a group
         ("columns", "i8"),  # output channels of a group × taps
-        ("block_rows", "i8"),
+        ("height", "i8"),  # rows of a tile
         ("width", "i8"),  # columns of a tile
-        ("row_blocks", "i8"),
+        ("row_chunks", "i8"),
         ("column_chunks", "i8"),
         ("splits", "i8"),  # ranges of pixels with sums of their own
         ("vectors", "i8"),  # of a plane
@@ -44,10 +45,8 @@ LAYOUT = np.dtype(
         ("lanes", "i8"),
         ("lead", "i8"),
         ("row_step", "i8"),  # elements of a plane of x
-        ("channel_step", "i8"),  # elements of all planes of a channel of gy
-        ("taps", "i8"),
-        ("kernel", "i8"),  # elements of the kernel, taps that touch nothing included
-        ("elements", "i8"),  # of the weight
+        ("group_step", "i8"),  # elements of all planes of gy of a group
+        ("elements", "i8"),  # of the weight gradient
     ]
 )
 
@@ -57,59 +56,58 @@ _BLOCK = 1024
 _UNITS = 16
 
 
-@kernel("T[]", "T[]", "T[]", LAYOUT, "int[]", "int[]")
-def dot_units(lo: int, hi: int, x: Any, gy: Any, sums: Any, layout: Any, tap_offset: Any, tap_index: Any) -> None:
-    """Sum one range of pixels for one block of rows and one chunk of columns of one group."""
+@kernel("T[]", "T[]", "T[]", LAYOUT, "int[]")
+def dot_units(lo: int, hi: int, x: Any, gy: Any, sums: Any, layout: Any, column_at: Any) -> None:
+    """Sum one range of pixels for one chunk of rows and one of columns of one group."""
     p = layout[0]
-    row_offset = np.empty(8, np.int64)
-    column_offset = np.empty(8, np.int64)
-    tile = np.empty(64, x.dtype)
-    width = p.width
+    height, width = p.height, p.width
+    row_offset = np.empty(height, np.int64)
+    column_offset = np.empty(width, np.int64)
+    tile = np.empty(height * width, x.dtype)
+    blocks = (p.rows + height - 1) // height
     for unit in range(lo, hi):
-        chunk = unit % p.column_chunks
+        column_chunk = unit % p.column_chunks
         rest = unit // p.column_chunks
-        block = rest % p.row_blocks
-        rest //= p.row_blocks
-        g = rest % p.groups
-        split = rest // p.groups
-        first = block * p.block_rows
-        rows = min(p.block_rows, p.rows - first)
-        # A block with missing rows reads its last row again.
-        for m in range(p.block_rows):
-            row_offset[m] = (g * p.rows + first + min(m, rows - 1)) * p.row_step + p.lead
-        begin, end = p.columns * chunk // p.column_chunks, p.columns * (chunk + 1) // p.column_chunks
+        row_chunk = rest % p.row_chunks
+        rest //= p.row_chunks
+        g, split = rest % p.groups, rest // p.groups
+        begin, end = p.columns * column_chunk // p.column_chunks, p.columns * (column_chunk + 1) // p.column_chunks
         start, stop = p.vectors * split // p.splits, p.vectors * (split + 1) // p.splits
-        per_channel = p.columns // p.taps  # output channels of a group
         for at in range(start, stop, p.block_vectors):
             count = min(p.block_vectors, stop - at)
-            for column in range(begin, end, width):
-                present = min(width, end - column)
-                for j in range(width):
-                    co, t = divmod(column + min(j, present - 1), p.taps)
-                    column_offset[j] = (g * per_channel + co) * p.channel_step + p.lead + tap_offset[t]
-                inner_tile(p.block_rows, count, x, row_offset, gy, column_offset, at * p.lanes, tile)
-                for m in range(rows):
-                    row = (split * p.groups * p.rows + g * p.rows + first + m) * per_channel
-                    for j in range(present):
-                        co, t = divmod(column + j, p.taps)
-                        k = (row + co) * p.kernel + tap_index[t]
-                        if at == start:
-                            sums[k] = tile[m * width + j]
-                        else:
-                            sums[k] += tile[m * width + j]
+            for block in range(blocks * row_chunk // p.row_chunks, blocks * (row_chunk + 1) // p.row_chunks):
+                first = g * p.rows + block * height
+                rows = min(height, p.rows - block * height)
+                # A tile with missing rows or columns reads its last one again.
+                for m in range(height):
+                    row_offset[m] = (first + min(m, rows - 1)) * p.row_step + p.lead
+                for column in range(begin, end, width):
+                    present = min(width, end - column)
+                    for j in range(width):
+                        column_offset[j] = p.lead + g * p.group_step + column_at[column + min(j, present - 1)]
+                    inner_tile(height, count, x, row_offset, gy, column_offset, at * p.lanes, tile)
+                    for m in range(rows):
+                        k = split * p.elements + (first + m) * p.columns + column
+                        for j in range(present):
+                            if at == start:
+                                sums[k + j] = tile[m * width + j]
+                            else:
+                                sums[k + j] += tile[m * width + j]
 
 
-@kernel("T[]", "T[]", "int", "int")
-def add_splits(lo: int, hi: int, sums: Any, out: Any, splits: int, elements: int) -> None:
-    """Add the partial sums of all ranges of pixels in their order."""
-    for i in range(lo, hi):
-        total = sums[i]
-        for s in range(1, splits):
-            total += sums[s * elements + i]
-        out[i] = total
+@kernel("T[]", "T[]", "int", "int", "int", "int[]")
+def collect(lo: int, hi: int, sums: Any, out: Any, splits: int, columns: int, elements: int, column_index: Any) -> None:
+    """Add the sums of all ranges of pixels in their order and put them in the weight's order; a unit is a row."""
+    size = out.size * columns // elements  # elements of a row of the result
+    for row in range(lo, hi):
+        for j in range(columns):
+            total = sums[row * columns + j]
+            for s in range(1, splits):
+                total += sums[s * elements + row * columns + j]
+            out[row * size + column_index[j]] = total
 
 
-def _block_rows(rows: int, columns: int) -> int:
+def _height(rows: int, columns: int) -> int:
     """Return the tile height with the least work, whole tiles times loads and multiplications."""
 
     def cost(height: int) -> float:
@@ -127,34 +125,36 @@ def _bind(g: Geometry) -> Run:
     phases = sorted({t.phase for t in taps}) or [(0, 0, 0)]
     number = {phase: i for i, phase in enumerate(phases)}
     lanes = host.lanes(g.dtype)
-    vectors = frames.vectors(g.dtype, frame.total)
+    vectors = -(-frame.total // lanes)
     plane = frame.plane(lanes)
-    columns = g.group_out * len(taps)
-    block_rows = _block_rows(g.group_in, columns)
-    width = inner_columns(block_rows)
-    row_blocks = -(-g.group_in // block_rows)
-    column_chunks = max(1, min(-(-columns // (2 * width)), -(-_UNITS // (row_blocks * g.groups))))
+    channel_step = len(phases) * plane
+    rows, columns = g.group_in, g.group_out * len(taps)
+    height = _height(rows, columns)
+    width = inner_columns(height)
+    row_chunks = min(-(-rows // height), max(1, 4 // g.groups))
+    column_chunks = max(1, min(-(-columns // (2 * width)), -(-_UNITS // (row_chunks * g.groups))))
     block_vectors = max(1, _BLOCK // lanes)
-    splits = max(1, min(vectors // block_vectors, _UNITS // (row_blocks * g.groups * column_chunks)))
-    elements = g.in_channels * g.group_out * g.taps
+    splits = max(1, min(vectors // block_vectors, _UNITS // (row_chunks * g.groups * column_chunks)))
+    elements = g.in_channels * columns
 
     layout = np.zeros(1, LAYOUT)
     for name, value in {
-        "groups": g.groups, "rows": g.group_in, "columns": columns, "block_rows": block_rows, "width": width,
-        "row_blocks": row_blocks, "column_chunks": column_chunks, "splits": splits, "vectors": vectors,
+        "groups": g.groups, "rows": rows, "columns": columns, "height": height, "width": width,
+        "row_chunks": row_chunks, "column_chunks": column_chunks, "splits": splits, "vectors": vectors,
         "block_vectors": block_vectors, "lanes": lanes, "lead": frame.lead, "row_step": plane,
-        "channel_step": len(phases) * plane, "taps": len(taps), "kernel": g.taps, "elements": elements,
+        "group_step": g.group_out * channel_step, "elements": elements,
     }.items():  # fmt: skip
         layout[name] = value
-    one = (1, 1, 1)
-    x_layout = frames.planes_record(frame, g.batch, g.in_channels, g.input, one, 1, plane, shifted=False)
-    gy_layout = frames.planes_record(frame, g.batch, g.out_channels, g.output, frame.stride, len(phases), plane)
-    x_phase, gy_phase = frames.ints([0, 0, 0]), frames.ints([a for phase in phases for a in phase])
+    one: Axes = (1, 1, 1)
+    x_filling = frames.filling(frame, g.batch, g.in_channels, g.input, one, [(0, 0, 0)], plane, shifted=False)
+    gy_filling = frames.filling(frame, g.batch, g.out_channels, g.output, frame.stride, phases, plane, shifted=True)
     tap_offset = frames.ints([number[t.phase] * plane + frame.flat(t.shift) for t in taps])
     tap_index = frames.ints([t.index for t in taps])
-    x_elements, gy_elements = g.in_channels * plane, g.out_channels * len(phases) * plane
-    units = splits * g.groups * row_blocks * column_chunks
-    work = 2 * g.in_channels * columns * vectors * lanes
+    channel = np.arange(g.group_out)[:, None]
+    column_at = (channel * channel_step + tap_offset).reshape(-1)
+    column_index = (channel * g.taps + tap_index).reshape(-1)
+    units = splits * g.groups * row_chunks * column_chunks
+    work = 2 * elements * vectors * lanes
     untouched = len(taps) < g.taps
 
     def run(x: Array, gy: Array, gw: Array) -> None:
@@ -162,27 +162,13 @@ def _bind(g: Geometry) -> Run:
             gw[...] = 0
         if not taps:
             return
-        x_planes = workspace.take("planes", x_elements, g.dtype)
-        gy_planes = workspace.take("gradient_planes", gy_elements, g.dtype)
-        planes.fill.run(g.dtype, g.in_channels * g.batch, 4 * x_elements, x.reshape(-1), x_planes, x_layout, x_phase)
-        planes.fill.run(
-            g.dtype,
-            g.out_channels * len(phases) * g.batch,
-            4 * gy_elements,
-            gy.reshape(-1),
-            gy_planes,
-            gy_layout,
-            gy_phase,
+        x_planes = planes.filled("planes", x, x_filling)
+        gy_planes = planes.filled("gradient_planes", gy, gy_filling)
+        sums = workspace.take("sums", splits * elements, g.dtype)
+        dot_units.run(g.dtype, units, work, x_planes, gy_planes, sums, layout, column_at)
+        collect.run(
+            g.dtype, g.in_channels, 4 * splits * elements, sums, gw.reshape(-1), splits, columns, elements, column_index
         )
-        out = gw.reshape(-1)
-        sums = out
-        if splits > 1:
-            sums = workspace.take("sums", splits * elements, g.dtype)
-            if untouched:
-                sums[:] = 0
-        dot_units.run(g.dtype, units, work, x_planes, gy_planes, sums, layout, tap_offset, tap_index)
-        if splits > 1:
-            add_splits.run(g.dtype, elements, splits * elements, sums, out, splits, elements)
 
     return run
 

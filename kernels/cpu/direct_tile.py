@@ -204,34 +204,37 @@ def _bind(g: Geometry, forward: bool) -> Run:
         "buffer": (min(_SIDE_BY_SIDE, phases[2]) + 1) * block_rows * width,
     }.items():  # fmt: skip
         layout[name] = value
-    planes_layout = frames.planes_record(
-        frame, g.batch, source_channels, source_size, one if forward else frame.stride, len(source_phases), plane
+    filling = frames.filling(
+        frame,
+        g.batch,
+        source_channels,
+        source_size,
+        one if forward else frame.stride,
+        source_phases,
+        plane,
+        shifted=True,
     )
-    phase_table = frames.ints([a for phase in source_phases for a in phase])
     channel_offset = np.arange(channels) * len(source_phases) * plane
     tap_start = _starts(taps, phases) if forward else frames.ints([0, len(taps)])
     tap_offset, tap_index = frames.ints(offsets), frames.ints([t.index for t in taps])
 
     input_step, output_step = g.group_out * g.taps, g.taps  # strides of the weight array
     channel_step, row_step = (input_step, output_step) if forward else (output_step, input_step)
-    fill_units = source_channels * len(source_phases) * g.batch
-    source_elements = source_channels * len(source_phases) * plane
     packed_elements = g.groups * blocks * channels * len(taps) * block_rows
     units = tiles * g.groups * row_chunks * phase_chunks
     work = 2 * g.groups * blocks * block_rows * channels * len(taps) * tiles * width
-    pack_chunks = min(blocks, -(-_UNITS // g.groups))
+    # Where rows of the weight lie closer than channels, a unit takes many at once.
+    pack_chunks = blocks if row_step > channel_step else min(blocks, -(-_UNITS // g.groups))
     no_bias = np.empty(0, g.dtype)
 
     def run(source: Array, w: Array, bias: Array | None, out: Array) -> None:
         packed = workspace.take("packed", packed_elements, g.dtype)
-        filled = workspace.take("planes", source_elements, g.dtype)
         planes.pack.run(
-            g.dtype, g.groups * pack_chunks, 4 * packed_elements, w.reshape(-1), packed, pack_chunks, blocks, rows, block_rows, channels, g.group_in * input_step, channel_step, row_step, len(taps),
-            tap_start, tap_index,
+            g.dtype, g.groups * pack_chunks, 4 * packed_elements, w.reshape(-1), packed,
+            pack_chunks, blocks, rows, block_rows, channels,
+            g.group_in * input_step, channel_step, row_step, len(taps), tap_start, tap_index,
         )  # fmt: skip
-        planes.fill.run(
-            g.dtype, fill_units, 4 * source_elements, source.reshape(-1), filled, planes_layout, phase_table
-        )
+        filled = planes.filled("planes", source, filling)
         tile_units.run(
             g.dtype, units, work, filled, packed, no_bias if bias is None else bias, out.reshape(-1),
             layout, tap_start, tap_offset, channel_offset,

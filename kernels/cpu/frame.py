@@ -166,19 +166,36 @@ def _frame(g: Geometry, axes: list[_Axis]) -> Frame:
     )
 
 
-def planes_record(
-    frame: Frame, batch: int, channels: int, size: Axes, stride: Axes, phases: int, plane: int, shifted: bool = True
-) -> NDArray[np.void]:
-    """Return what `planes.fill` needs to know to copy an array of this size into planes.
+class Filling(NamedTuple):
+    """What `planes.fill` needs to copy arrays of one size into planes: its tables, and how much there is to do."""
+
+    layout: NDArray[np.void]
+    phase: Ints
+    row_start: Ints
+    units: int
+    elements: int
+
+
+def filling(
+    frame: Frame, batch: int, channels: int, size: Axes, stride: Axes, phases: list[Axes], plane: int, shifted: bool
+) -> Filling:
+    """Describe the copy of an (N, C, *size) array into planes; `phases` are sorted.
 
     `shifted` tells whether taps shift the reads, so that the end of a row must be zero for the next one.
     """
-    record = np.zeros(1, PLANES)
-    record["batch"], record["channels"], record["phases"] = batch, channels, phases
-    record["plane"], record["lead"] = plane, frame.lead
-    record["pitch"], record["size"], record["stride"] = frame.pitch, size, stride
-    record["keep"] = [p - low * shifted for p, low in zip(frame.pitch, frame.low)]
-    return record
+    layout = np.zeros(1, PLANES)
+    layout["batch"], layout["channels"], layout["phases"] = batch, channels, len(phases)
+    layout["plane"], layout["lead"] = plane, frame.lead
+    layout["pitch"], layout["size"], layout["stride"] = frame.pitch, size, stride
+    layout["keep"] = [p - low * shifted for p, low in zip(frame.pitch, frame.low)]
+    starts = [i for i, phase in enumerate(phases) if i == 0 or phase[:2] != phases[i - 1][:2]]
+    return Filling(
+        layout=layout,
+        phase=ints([a for phase in phases for a in phase]),
+        row_start=ints([*starts, len(phases)]),
+        units=batch * channels * len(starts),
+        elements=channels * len(phases) * plane,
+    )
 
 
 def too_large(g: Geometry, forward: bool) -> str | None:

@@ -4,53 +4,106 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastdeconv.kernels.cpu.frame import PLANES
-from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.rows import copy_every_second, copy_row, zero_row
+from numpy.typing import NDArray
+
+from fastdeconv.kernels.cpu import workspace
+from fastdeconv.kernels.cpu.frame import PLANES, Filling
+from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.rows import copy_row, split_row, zero_row
 
 
-@kernel("T[]", "T[]", PLANES, "int[]")
-def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any) -> None:
+@device_function
+def _copy_row(
+    planes: Any, at: int, plane: int, array: Any, row: int, stride: int, keep: int, pitch: int, size: int, phase: Any,
+    begin: int, end: int,
+) -> None:  # fmt: skip
+    """Copy one row of the array to one row of each of the planes ``begin .. end - 1``, and zeros after it."""
+    if stride == 1:
+        present = min(keep, size)
+        copy_row(planes, at, array, row, present)
+        zero_row(planes, at + present, pitch - present)
+        return
+    first = phase[3 * begin + 2]
+    if stride == 2 and end - begin == 2:
+        odd = min(keep, size // 2)
+        even = min(keep, size - size // 2)
+        split_row(planes, at, at + plane, array, row, odd)
+        if even > odd:
+            planes[at + odd] = array[row + 2 * odd]
+        zero_row(planes, at + even, pitch - even)
+        zero_row(planes, at + plane + odd, pitch - odd)
+        return
+    # What every phase has is read once, in the array's order; the rest one phase at a time.
+    common = 0
+    if end - begin > 2:
+        common = max(0, min(keep, (size - phase[3 * end - 1] + stride - 1) // stride))
+        if phase[3 * end - 1] - first == end - begin - 1:
+            for i in range(common):
+                for f in range(end - begin):
+                    planes[at + f * plane + i] = array[row + i * stride + first + f]
+        else:
+            for i in range(common):
+                for f in range(end - begin):
+                    planes[at + f * plane + i] = array[row + i * stride + phase[3 * (begin + f) + 2]]
+    for f in range(begin, end):
+        start = row + phase[3 * f + 2]
+        present = min(keep, (size - phase[3 * f + 2] + stride - 1) // stride)
+        for i in range(common, present):
+            planes[at + i] = array[start + i * stride]
+        zero_row(planes, at + present, pitch - present)
+        at += plane
+
+
+@kernel("T[]", "T[]", PLANES, "int[]", "int[]")
+def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row_start: Any) -> None:
     """Copy an (N, C, D, H, W) array into planes (channel, phase, image, pitch0, pitch1, pitch2), zeros around.
 
-    A unit is one image of one plane. ``phase`` lists three offsets a phase: the first element on each axis.
+    A unit is one image of the planes of one channel that share rows of the array. ``phase`` lists three offsets a phase:
+    the first element on each axis; ``row_start`` where the phases of each kind of row start in it.
     """
     p = layout[0]
-    pitch0, pitch1, pitch2 = p.pitch[0], p.pitch[1], p.pitch[2]
+    pitch0, pitch1, pitch2, plane, phases = p.pitch[0], p.pitch[1], p.pitch[2], p.plane, p.phases
     size0, size1, size2 = p.size[0], p.size[1], p.size[2]
-    step = p.stride[2]
+    stride0, stride1, stride2 = p.stride[0], p.stride[1], p.stride[2]
+    keep0, keep1, keep2 = p.keep[0], p.keep[1], p.keep[2]
+    kinds = row_start.size - 1
     for unit in range(lo, hi):
         # Channel after channel of one image, so that the array is read from front to back.
-        n = unit // (p.channels * p.phases)
-        which = unit % (p.channels * p.phases)  # channel and phase
-        c = which // p.phases
-        first = 3 * (which % p.phases)
-        a0, a1, a2 = phase[first], phase[first + 1], phase[first + 2]
-        start = which * p.plane
-        at = start + p.lead + n * pitch0 * pitch1 * pitch2
-        if n == 0:
-            zero_row(planes, start, at - start)
-        present = min(p.keep[2], (size2 - a2 + step - 1) // step)
+        kind = unit % kinds
+        c = unit // kinds % p.channels
+        n = unit // (kinds * p.channels)
+        begin, end = row_start[kind], row_start[kind + 1]
+        a0, a1 = phase[3 * begin], phase[3 * begin + 1]
+        top = (c * phases + begin) * plane
+        for f in range(end - begin):
+            if n == 0:
+                zero_row(planes, top + f * plane, p.lead)
+            if n == p.batch - 1:
+                used = p.lead + p.batch * pitch0 * pitch1 * pitch2
+                zero_row(planes, top + f * plane + used, plane - used)
+        at = top + p.lead + n * pitch0 * pitch1 * pitch2
         for i0 in range(pitch0):
-            o0 = a0 + i0 * p.stride[0]
-            inside = o0 < size0 and i0 < p.keep[0]
+            o0 = a0 + i0 * stride0
             for i1 in range(pitch1):
-                o1 = a1 + i1 * p.stride[1]
-                copied = 0
-                if inside and o1 < size1 and i1 < p.keep[1]:
-                    copied = present
-                    row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2 + a2
-                    if step == 1:
-                        copy_row(planes, at, array, row, copied)
-                    elif step == 2:
-                        copy_every_second(planes, at, array, row, copied)
-                    else:
-                        for i2 in range(copied):
-                            planes[at + i2] = array[row + i2 * step]
-                zero_row(planes, at + copied, pitch2 - copied)
+                o1 = a1 + i1 * stride1
+                if i0 < keep0 and o0 < size0 and i1 < keep1 and o1 < size1:
+                    row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
+                    _copy_row(planes, at, plane, array, row, stride2, keep2, pitch2, size2, phase, begin, end)
+                else:
+                    for f in range(end - begin):
+                        zero_row(planes, at + f * plane, pitch2)
                 at += pitch2
-        if n == p.batch - 1:
-            zero_row(planes, at, start + p.plane - at)
+
+
+def filled(slot: str, array: NDArray[Any], filling: Filling) -> NDArray[Any]:
+    """Return an array's planes, in a slot of the workspace."""
+    dtype = array.dtype.name
+    planes = workspace.take(slot, filling.elements, dtype)
+    fill.run(
+        dtype, filling.units, 4 * filling.elements, array.reshape(-1), planes,
+        filling.layout, filling.phase, filling.row_start,
+    )  # fmt: skip
+    return planes
 
 
 @kernel("T[]", "T[]", "int", "int", "int", "int", "int", "int", "int", "int", "int", "int[]", "int[]")

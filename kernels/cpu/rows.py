@@ -73,29 +73,32 @@ def copy_row(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, 
 
 
 @intrinsic
-def copy_every_second(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, count: Any) -> Any:
-    """Do ``out[out_at + j] = row[row_at + 2·j]`` for `count` elements; nothing if it is not positive."""
-    signature = types.void(out, types.int64, row, types.int64, types.int64)
+def split_row(typing_context: Any, out: Any, even_at: Any, odd_at: Any, row: Any, row_at: Any, count: Any) -> Any:
+    """Do ``out[(even_at, odd_at)[b] + j] = row[row_at + 2·j + b]`` for `count` pairs; nothing if it is not positive."""
+    signature = types.void(out, types.int64, types.int64, row, types.int64, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, out_at, row, row_at, count = arguments
+        out, even_at, odd_at, row, row_at, count = arguments
         vectors = Vectors(builder, signature.args[0].dtype)
-        target = pointer(context, builder, signature.args[0], out, out_at)
-        source = pointer(context, builder, signature.args[2], row, row_at)
-        lanes = index(vectors.lanes)
+        targets = [pointer(context, builder, signature.args[0], out, at) for at in (even_at, odd_at)]
+        source = pointer(context, builder, signature.args[3], row, row_at)
+        lanes = vectors.lanes
 
         def emit(at: Any, part: Any) -> None:
             first = builder.mul(at, index(2))
-            second = builder.add(first, lanes)
-            # The element after the last one that is wanted may lie outside the array.
-            wanted = builder.sub(builder.mul(lanes if part is None else part, index(2)), index(1))
-            low = vectors.load_first(wanted, source, first) if part is not None else vectors.load(source, first)
-            high = vectors.load_first(builder.sub(wanted, lanes), source, second)
-            even = vectors.select(low, high, list(range(0, 2 * vectors.lanes, 2)))
+            second = builder.add(first, index(lanes))
             if part is None:
-                vectors.store(even, target, at)
+                low, high = vectors.load(source, first), vectors.load(source, second)
             else:
-                vectors.store_first(part, even, target, at)
+                wanted = builder.mul(part, index(2))
+                low = vectors.load_first(wanted, source, first)
+                high = vectors.load_first(builder.sub(wanted, index(lanes)), source, second)
+            for b, target in enumerate(targets):
+                half = vectors.select(low, high, list(range(b, 2 * lanes, 2)))
+                if part is None:
+                    vectors.store(half, target, at)
+                else:
+                    vectors.store_first(part, half, target, at)
 
         _by_vectors(vectors, count, emit)
         return context.get_dummy_value()

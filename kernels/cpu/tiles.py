@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -132,8 +133,12 @@ def inner_tile(
                 return updated
 
             sums = loop(builder, count_of_vectors, [vectors.zero] * (count * columns), body)
-            for k, value in enumerate(sums):
-                builder.store(vectors.sum(value), builder.gep(tile_base, [index(k)]))
+            for k in range(0, len(sums), vectors.lanes):
+                part = vectors.sums(sums[k : k + vectors.lanes])
+                count_of_sums = min(vectors.lanes, len(sums) - k)
+                for i in range(count_of_sums):
+                    value = builder.extract_element(part, ir.Constant(ir.IntType(32), i))
+                    builder.store(value, builder.gep(tile_base, [index(k + i)]))
 
         switch(builder, rows, INNER_ROWS, emit)
         return context.get_dummy_value()

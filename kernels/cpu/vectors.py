@@ -95,15 +95,22 @@ class Vectors:
         )
         return self.builder.call(function, [a, b, c])
 
-    def sum(self, vector: Any) -> Any:
-        """Add the lanes pairwise, halves first."""
-        b, width = self.builder, self.lanes
-        while width > 1:
-            width //= 2
-            low = self.select(vector, vector, list(range(width)))
-            high = self.select(vector, vector, list(range(width, 2 * width)))
-            vector = b.fadd(low, high)
-        return b.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+    def sums(self, vectors: list[Any]) -> Any:
+        """Return a vector whose lane i is the sum of the lanes of ``vectors[i]``; at most as many as there are lanes.
+
+        Two vectors become one by adding neighbours, then neighbours of neighbours: half the work of summing each alone.
+        """
+        distance = 1
+        while distance < self.lanes:
+            pairs = [vectors[i : i + 2] for i in range(0, len(vectors), 2)]
+            vectors = [self._fold(pair[0], pair[-1], distance) for pair in pairs]
+            distance *= 2
+        return vectors[0]
+
+    def _fold(self, a: Any, b: Any, distance: int) -> Any:
+        """Add lanes `distance` apart, those of `a` where that bit of the lane number is 0, of `b` where it is 1."""
+        near = [i & ~distance | (self.lanes if i & distance else 0) for i in range(self.lanes)]
+        return self.builder.fadd(self.select(a, b, near), self.select(a, b, [i + distance for i in near]))
 
 
 def loop(builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
