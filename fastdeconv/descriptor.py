@@ -22,7 +22,7 @@ _SHORT = {
 }  # fmt: skip
 _LONG = {short: long for long, short in _SHORT.items()}
 _LETTERS = "dhw"
-_FIELD = re.compile(r"(mb|ic|oc|g|[ioksp][dhw]|d[dhw])([0-9]+)")
+_FIELD = re.compile(r"(mb|ic|oc|g|[ioksp][dhw]|d[dhw])([0-9]{1,19})")
 
 
 def format_descriptor(problem: Problem) -> str:
@@ -71,9 +71,9 @@ def parse_descriptor(text: str) -> Problem:
         elif flag == "--unbatched":
             batched = False
         else:
-            raise ValueError(f"descriptor flag {flag!r} is not known; use --dt={'|'.join(_LONG)} or --unbatched")
+            raise ValueError(f"descriptor flag {shown(flag)} is not known; use --dt={'|'.join(_LONG)} or --unbatched")
     if len(words) != 1:
-        raise ValueError(f"a descriptor is flags and then one word such as mb1ic3ih5iw5oc2kh3kw3; got {text!r}")
+        raise ValueError(f"a descriptor is flags and then one word such as mb1ic3ih5iw5oc2kh3kw3; got {shown(text)}")
     fields = _fields(words[0])
     ndim = max(len(_LETTERS) - _LETTERS.index(key[1]) for key in fields if key[0] in "iokspd" and key[1] in _LETTERS)
     axes = _LETTERS[-ndim:]
@@ -83,13 +83,13 @@ def parse_descriptor(text: str) -> Problem:
         for a in axes:
             value = fields.get(letter + a, values[-1] if values else default)
             if value is None:
-                raise ValueError(f"descriptor {words[0]!r} lacks {letter}{a}")
+                raise ValueError(f"descriptor {shown(words[0])} lacks {letter}{a}")
             values.append(value)
         return tuple(values)
 
     for key in ("ic", "oc"):
         if key not in fields:
-            raise ValueError(f"descriptor {words[0]!r} lacks {key}")
+            raise ValueError(f"descriptor {shown(words[0])} lacks {key}")
     input_size, kernel_size = sizes("i", None), sizes("k", None)
     stride, padding = sizes("s", 1), sizes("p", 0)
     dilation = tuple(d + 1 for d in sizes("d", 0))
@@ -118,11 +118,11 @@ def _fields(word: str) -> dict[str, int]:
     while at < len(word) and not re.fullmatch(r'n"?[^"]*"?', word[at:]):
         match = _FIELD.match(word, at)
         if match is None:
-            raise ValueError(f"descriptor {word!r} cannot be read from {word[at:]!r} on")
+            raise ValueError(f"descriptor {shown(word)} cannot be read from {shown(word[at:])} on")
         if match[1] in fields:
-            raise ValueError(f"descriptor {word!r} gives {match[1]} twice")
+            raise ValueError(f"descriptor {shown(word)} gives {match[1]} twice")
         fields[match[1]] = int(match[2])
         at = match.end()
     if not any(key in fields for key in ("id", "ih", "iw")):
-        raise ValueError(f"descriptor {word!r} lacks iw (and ih, id)")
+        raise ValueError(f"descriptor {shown(word)} lacks iw (and ih, id)")
     return fields
