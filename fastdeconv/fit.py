@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ _DIVERGED = 1e6
 # At a minimum, the loss stays within this much of the best.
 _SPREAD = 1e-3
 
+
+# A step that is too long overflows. The loss tells, so that warnings would only repeat it.
+_quiet = partial(np.errstate, all="ignore")
 
 # Entries of an array that the result's repr prints in full.
 _SHOWN = 50
@@ -323,7 +327,8 @@ class _Run:
         x, y_true = self.objective.x, self.objective.y_true
         y = np.empty_like(y_true)
         while True:
-            value = self.objective.value(x, y_true, self.w, self.b, y)
+            with _quiet():
+                value = self.objective.value(x, y_true, self.w, self.b, y)
             self._record(value)
             advance(self.step, value)
             reason = self._reason_to_stop(value)
@@ -391,9 +396,8 @@ class _Run:
 
     def _update(self, x: Array, gy: Array) -> None:
         factor = self._factor()
-        gradient = self.objective.gradient(x, gy, self.w, self._gw)
-        with np.errstate(all="ignore"):
-            self._step_w(gradient, factor)
+        with _quiet():
+            self._step_w(self.objective.gradient(x, gy, self.w, self._gw), factor)
             if self._step_b is not None:
                 self._step_b(self.objective.bias_gradient(gy), factor)
         self.step += 1
@@ -406,7 +410,8 @@ class _Run:
                 return
             chosen = order[lo : lo + size]
             part, gy = x[chosen], np.empty_like(y_true[: len(chosen)])
-            self.objective.value(part, y_true[chosen], self.w, self.b, gy)
+            with _quiet():
+                self.objective.value(part, y_true[chosen], self.w, self.b, gy)
             self._update(part, gy)
 
     def _factor(self) -> float:
@@ -428,7 +433,10 @@ class _Run:
 
 def _automatic_rate(objective: Objective, rule: Optimizer, w: Array, b: Array | None, batch: int | None) -> float:
     if isinstance(rule, SGD):
-        curvature = objective.curvature(w, b, batch)
+        with _quiet():
+            curvature = objective.curvature(w, b, batch)
+        if not math.isfinite(curvature):
+            raise ValueError(f"x must be small enough to be squared in {w.dtype}; rescale x and y_true")
         return 1 / curvature if curvature else 1.0
     return objective.kernel_scale() / 10
 

@@ -19,9 +19,6 @@ _FORWARD = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: f
 _WEIGHT_GRAD = {1: grad.conv_transpose1d_weight, 2: grad.conv_transpose2d_weight, 3: grad.conv_transpose3d_weight}
 _BIAS_GRAD = {1: grad.conv_transpose1d_bias, 2: grad.conv_transpose2d_bias, 3: grad.conv_transpose3d_bias}
 
-# A step that is too long overflows; the loss tells, and a warning would only repeat it.
-_QUIET = np.errstate(all="ignore")
-
 # The estimate of the largest eigenvalue stops when it changes by less than this, or after so many iterations.
 _POWER_CHANGE, _POWER_ITERATIONS = 1e-3, 50
 
@@ -77,7 +74,6 @@ class Objective:
         """Write ``conv_transpose(x, w, b)`` to `out` and return it."""
         return _FORWARD[self._ndim](x, w, b, out=out, **self._keywords)
 
-    @_QUIET
     def value(self, x: Array, y_true: Array, w: Array, b: Array | None, out: Array) -> float:
         """Return the objective on some images, and write the loss's gradient with respect to y to `out`."""
         value, _ = self.loss.value_and_gradient(self.predict(x, w, b, out), y_true, out)
@@ -87,7 +83,6 @@ class Objective:
             value += self.l2 * float(np.square(w, dtype=float).sum())
         return value
 
-    @_QUIET
     def gradient(self, x: Array, gy: Array, w: Array, out: Array) -> Array:
         """Write the objective's gradient with respect to w to `out`, given the loss's with respect to y."""
         gw = self.weight_gradient(x, gy, out)
@@ -101,7 +96,6 @@ class Objective:
         """Write to `out` what a gradient with respect to y makes of w, and return it."""
         return _WEIGHT_GRAD[self._ndim](x, out.shape, gy, out=out, **self._keywords)
 
-    @_QUIET
     def bias_gradient(self, gy: Array) -> Array:
         """Return the gradient with respect to b, given the loss's with respect to y."""
         return _BIAS_GRAD[self._ndim](gy)
@@ -185,8 +179,8 @@ def _norm(w: Array, b: Array | None) -> float:
 def _spatial_axes(x: Array, y_true: Array, kernel_size: Any) -> int:
     if x.ndim != y_true.ndim:
         raise ValueError(f"x and y_true must have the same number of axes; got shapes {x.shape} and {y_true.shape}")
-    if isinstance(kernel_size, tuple | list | np.ndarray):
-        ndim = np.size(kernel_size)
+    if isinstance(kernel_size, tuple | list) or np.ndim(kernel_size) == 1:
+        ndim = len(kernel_size)
         if ndim not in (1, 2, 3):
             raise ValueError(f"kernel_size must be an int or a tuple of 1, 2 or 3 ints; got {kernel_size!r}")
     else:

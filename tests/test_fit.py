@@ -194,6 +194,7 @@ def test_the_run_is_torchs_step_by_step(rule, name):
     [
         ((20,), 3, (22,), (3,)),
         ((9, 8), 3, (11, 10), (3, 3)),
+        ((9, 8), np.array(3), (11, 10), (3, 3)),
         ((9, 8), (3,), (5, 10), (9, 5, 3)),
         ((2, 9, 8), 3, (4, 11, 10), (2, 4, 3, 3)),
         ((4, 2, 9), (3,), (4, 1, 11), (2, 1, 3)),
@@ -346,6 +347,21 @@ def test_divergence_stops_with_the_best_kernel(optimizer, learning_rate, dtype):
     assert "Use a learning_rate below" in r.message
     np.testing.assert_array_equal(r.kernel, start)
     assert r.loss == r.history[0] == r.history.min()
+
+
+@pytest.mark.quick
+def test_divergence_in_batches():
+    x, _, _, y = synthetic((9, 1, 6, 6), (1, 1, 3, 3))
+    r = fd.fit_kernel(x, y, 3, batch_size=2, learning_rate=50.0)
+    assert r.message.startswith("diverged: the loss is")
+    assert (r.loss, r.kernel.any()) == (r.history[0], False)
+
+
+@pytest.mark.quick
+def test_data_too_large_for_the_dtype_is_refused():
+    x, _, _, y = synthetic((2, 1, 6, 6), (1, 1, 3, 3), "float32")
+    with pytest.raises(ValueError, match="x must be small enough to be squared in float32"):
+        fd.fit_kernel(np.float32(1e25) * x, y, 3)
 
 
 @pytest.mark.quick
@@ -531,7 +547,7 @@ def test_no_bar_without_tqdm(monkeypatch, textbook):
 
 @pytest.mark.quick
 def test_importing_brings_in_nothing_heavy():
-    code = "import sys, fastdeconv; print(*(m for m in ('scipy', 'tqdm', 'torch', 'skimage') if m in sys.modules))"
+    code = "import sys, fastdeconv; print(*(m for m in ('tqdm', 'torch', 'skimage', 'scipy.optimize') if m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
