@@ -9,20 +9,15 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import workspace
 from fastdeconv.kernels.cpu.frame import PLANES, Filling
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.rows import copy_row, split_row, zero_row
+from fastdeconv.kernels.cpu.rows import copy_padded, split_row, zero_row
 
 
 @device_function
-def _copy_row(
+def _split_row(
     planes: Any, at: int, plane: int, array: Any, row: int, stride: int, keep: int, pitch: int, size: int, phase: Any,
     begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Copy one row of the array to one row of each of the planes ``begin .. end - 1``, and zeros after it."""
-    if stride == 1:
-        present = min(keep, size)
-        copy_row(planes, at, array, row, present)
-        zero_row(planes, at + present, pitch - present)
-        return
+    """Split one row of the array into one row of each of the planes ``begin .. end - 1``, and zeros after it."""
     first = phase[3 * begin + 2]
     if stride == 2 and end - begin == 2:
         odd = min(keep, size // 2)
@@ -86,9 +81,13 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
             o0 = a0 + i0 * stride0
             for i1 in range(pitch1):
                 o1 = a1 + i1 * stride1
-                if i0 < keep0 and o0 < size0 and i1 < keep1 and o1 < size1:
+                inside = i0 < keep0 and o0 < size0 and i1 < keep1 and o1 < size1
+                if stride2 == 1:
                     row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
-                    _copy_row(planes, at, plane, array, row, stride2, keep2, pitch2, size2, phase, begin, end)
+                    copy_padded(planes, at, array, row, min(keep2, size2) if inside else 0, pitch2)
+                elif inside:
+                    row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
+                    _split_row(planes, at, plane, array, row, stride2, keep2, pitch2, size2, phase, begin, end)
                 else:
                     for f in range(end - begin):
                         zero_row(planes, at + f * plane, pitch2)

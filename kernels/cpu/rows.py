@@ -50,21 +50,22 @@ def zero_row(typing_context: Any, out: Any, out_at: Any, count: Any) -> Any:
 
 
 @intrinsic
-def copy_row(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, count: Any) -> Any:
-    """Do ``out[out_at + j] = row[row_at + j]`` for `count` elements; nothing if it is not positive."""
-    signature = types.void(out, types.int64, row, types.int64, types.int64)
+def copy_padded(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, present: Any, count: Any) -> Any:
+    """Do ``out[out_at + j] = row[row_at + j] if j < present else 0`` for `count` elements."""
+    signature = types.void(out, types.int64, row, types.int64, types.int64, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, out_at, row, row_at, count = arguments
+        out, out_at, row, row_at, present, count = arguments
         vectors = Vectors(builder, signature.args[0].dtype)
         target = pointer(context, builder, signature.args[0], out, out_at)
         source = pointer(context, builder, signature.args[2], row, row_at)
 
         def emit(at: Any, part: Any) -> None:
+            value = vectors.load_first(builder.sub(present, at), source, at)
             if part is None:
-                vectors.store(vectors.load(source, at), target, at)
+                vectors.store(value, target, at)
             else:
-                vectors.store_first(part, vectors.load_first(part, source, at), target, at)
+                vectors.store_first(part, value, target, at)
 
         _by_vectors(vectors, count, emit)
         return context.get_dummy_value()
