@@ -16,14 +16,14 @@ _NATIVE: dict[np.dtype[Any], str] = {np.dtype(name): name for name in DTYPES}
 
 
 def operand(name: str, value: Any) -> Array:
-    """Return an array argument in native byte order, unchanged if it is that already.
+    """Return an array argument aligned and in native byte order, unchanged if it is that already.
 
     Raises
     ------
     TypeError
         Not a plain NumPy array, or of an element type that is not supported.
     """
-    if type(value) is np.ndarray and value.dtype in _NATIVE:
+    if type(value) is np.ndarray and value.dtype in _NATIVE and value.flags.aligned:
         return value
     array = _plain(name, value)
     native = array.dtype.newbyteorder("=")
@@ -31,7 +31,7 @@ def operand(name: str, value: Any) -> Array:
         raise TypeError(
             f"{name} must have one of the dtypes {', '.join(DTYPES)}; got {array.dtype}: convert it with .astype"
         )
-    return array.astype(native, copy=False)
+    return np.require(array, native, "A")
 
 
 def _plain(name: str, value: Any) -> Array:

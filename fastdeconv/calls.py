@@ -90,7 +90,7 @@ def run(p: Plan, inputs: tuple[Array | None, ...], out: Array) -> Array:
     """Run a plan on arrays of any strides, and return `out`."""
     *shapes, out_shape = p.shapes
     ready = [a if a is None else np.ascontiguousarray(a).reshape(shape) for a, shape in zip(inputs, shapes)]
-    if out.flags.c_contiguous:
+    if out.flags.carray:
         p.run(*ready, np.asarray(out).reshape(out_shape))
     else:
         packed = np.empty(out_shape, out.dtype)
