@@ -376,7 +376,9 @@ class _Run:
             if before - self.best <= stop.tol * before:
                 return self._standstill(value, stop.tol)
         if self.step >= stop.max_steps:
-            return f"stopped at max_steps={stop.max_steps}", False
+            # Without tol, the schedule was made to end here.
+            falling = "" if stop.tol is None else ", with the loss still falling"
+            return f"stopped at max_steps={stop.max_steps}{falling}", False
         if time.perf_counter() - self.start >= stop.max_seconds:
             return f"stopped at max_seconds={stop.max_seconds:g}, at step {self.step}", False
         return None
