@@ -38,7 +38,11 @@ def plan_call(
         raise TypeError(f"algorithm must be a kernel's name or None; got {shown(algorithm)}")
     arguments = (stride, padding, output_padding, groups, dilation, output_size)
     # 1, 1.0 and True are one key to a dictionary, but only the int is a legal argument.
-    make = _cached_plan if all(map(_is_plain, arguments)) else _make_plan
+    plain = (
+        type(stride) is type(padding) is type(output_padding) is type(groups) is type(dilation) is int
+        and output_size is None
+    ) or all(map(_is_plain, arguments))
+    make = _cached_plan if plain else _make_plan
     return make(pass_, ndim, input_shape, weight_shape, dtype, arguments, device, algorithm)
 
 
@@ -86,15 +90,14 @@ def with_channels(ndim: int, activation: Shape, weight: Shape) -> tuple[Shape, S
     return activation, weight, False
 
 
-def run(p: Plan, inputs: tuple[Array | None, ...], out: Array) -> Array:
-    """Run a plan on arrays of any strides, and return `out`."""
-    *shapes, out_shape = p.shapes
-    ready = [a if a is None else np.ascontiguousarray(a).reshape(shape) for a, shape in zip(inputs, shapes)]
+def run(p: Plan, a: Array, b: Array, out: Array, *bias: Array | None) -> Array:
+    """Run a plan on two arrays of any strides (and a bias, in the forward pass), and return `out`."""
+    # reshape is a view of what is contiguous and copies the rest.
     if out.flags.carray:
-        p.run(*ready, np.asarray(out).reshape(out_shape))
+        p.run(a.reshape(-1), b.reshape(-1), *bias, np.asarray(out).reshape(-1))
     else:
-        packed = np.empty(out_shape, out.dtype)
-        p.run(*ready, packed)
+        packed = np.empty(out.size, out.dtype)
+        p.run(a.reshape(-1), b.reshape(-1), *bias, packed)
         out[...] = packed.reshape(out.shape)
     return out
 

@@ -29,10 +29,8 @@ class Plan:
         The chosen one.
     declined : tuple of (name, reason)
         The better-placed ones and why each did not serve.
-    shapes : tuple of tuple of int
-        What `run` takes: the shapes of its inputs and of its result.
     run : callable
-        Takes five-dimensional C-contiguous arrays; see `fastdeconv.kernels.geometry.Run`.
+        Takes C-contiguous vectors; see `fastdeconv.kernels.geometry.Run`.
     note : str or None
         How the element type is computed, where it has no kernels of its own.
     """
@@ -42,7 +40,6 @@ class Plan:
     device: str
     implementation: Implementation
     declined: tuple[tuple[str, str], ...]
-    shapes: tuple[tuple[int, ...], ...]
     run: Run
     note: str | None
 
@@ -73,8 +70,7 @@ def plan(problem: Problem, pass_: Pass, device: str = "cpu", algorithm: str | No
         reason = candidate.declines(geometry)
         if reason is None:
             run = adapt(candidate.bind(geometry))
-            shapes = _shapes(geometry_of(problem), pass_)
-            return Plan(problem, pass_, device, candidate, tuple(declined), shapes, run, note)
+            return Plan(problem, pass_, device, candidate, tuple(declined), run, note)
         declined.append((candidate.name, reason))
     reasons = "; ".join(f"{name}: {reason}" for name, reason in declined)
     raise ValueError(f"algorithm {algorithm!r} cannot serve the {pass_} pass of {problem}: {reasons}")
@@ -93,14 +89,6 @@ def _candidates(device: str, pass_: Pass, algorithm: str | None) -> tuple[Implem
         names = ", ".join(i.name for i in table)
         raise ValueError(f"algorithm must be one of {names}, or the first words of a name; got {algorithm!r}")
     return chosen
-
-
-def _shapes(g: Geometry, pass_: Pass) -> tuple[tuple[int, ...], ...]:
-    if pass_ == "forward":
-        return g.input_shape, g.weight_shape, (g.out_channels,), g.output_shape
-    if pass_ == "input_grad":
-        return g.output_shape, g.weight_shape, g.input_shape
-    return g.input_shape, g.output_shape, g.weight_shape
 
 
 def geometry_of(problem: Problem) -> Geometry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv import grad
@@ -114,8 +115,8 @@ def _forward(ndim: int) -> Callable[..., Array]:
         )  # fmt: skip
         b = check_bias(bias, p.problem.out_channels, x)
         y_shape = p.problem.output_shape[1:] if bare else p.problem.output_shape
-        y = result(out, y_shape, dtype, input=x, weight=w, bias=b)
-        return run(p, (x, w, b), y) if y.size else y
+        y = np.empty(y_shape, x.dtype) if out is None else result(out, y_shape, dtype, input=x, weight=w, bias=b)
+        return run(p, x, w, y, b) if y.size else y
 
     return _named(conv_transpose, f"conv_transpose{ndim}d", _FORWARD_DOC, ndim)
 

@@ -26,7 +26,7 @@ def input_grad(
     p = plan_call("input_grad", ndim, full_shape, w_full_shape, dtype, *parameters, None, device, algorithm)
     check_grad_output(p, gy, ndim, bare)
     gx = result(out, x_shape, dtype, weight=w, grad_output=gy)
-    return run(p, (gy, w), gx) if gx.size else gx
+    return run(p, gy, w, gx) if gx.size else gx
 
 
 def weight_grad(
@@ -39,7 +39,7 @@ def weight_grad(
     check_grad_output(p, gy, ndim, bare)
     gw = result(out, w_shape, dtype, input=x, grad_output=gy)
     if x.size:
-        return run(p, (x, gy), gw)
+        return run(p, x, gy, gw)
     gw[...] = 0
     return gw
 

@@ -8,6 +8,7 @@ gradients in the convention of torch and JAX (the conjugate of the weight for th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from fastdeconv.kernels.geometry import Run
 from fastdeconv.problem import Pass, Problem
 
 Array = NDArray[Any]
-Adapt = Callable[[Run], Run]
+Adapt = Callable[[Run], Run]  # a runner of the problem that kernels solve to one of the problem itself
 
 
 def lower(problem: Problem, pass_: Pass) -> tuple[Problem, Adapt, str | None]:
@@ -31,7 +32,7 @@ def lower(problem: Problem, pass_: Pass) -> tuple[Problem, Adapt, str | None]:
         native = replace(
             problem, dtype=real, in_channels=2 * problem.in_channels, out_channels=2 * problem.out_channels
         )
-        return native, _ADAPT_COMPLEX[pass_], f"{problem.dtype} is computed as {real} with twice the channels"
+        return native, _ADAPT_COMPLEX[pass_](problem), f"{problem.dtype} is computed as {real} with twice the channels"
     wide = "float32" if problem.dtype == "float16" else "int64"
     return replace(problem, dtype=wide), _cast(wide), f"{problem.dtype} is computed in {wide}"
 
@@ -42,7 +43,7 @@ def _cast(wide: str) -> Adapt:
             *inputs, out = arrays
             assert out is not None
             wide_out = np.empty(out.shape, wide)
-            run(*(a if a is None else a.astype(wide) for a in inputs), wide_out)
+            run(*[a if a is None else a.astype(wide) for a in inputs], wide_out)
             with np.errstate(over="ignore"):
                 out[...] = wide_out.astype(out.dtype)
 
@@ -51,59 +52,72 @@ def _cast(wide: str) -> Adapt:
     return adapt
 
 
-def _split(a: Array) -> Array:
-    """(N, C, …) complex to (N, 2·C, …) real, real and imaginary part of a channel side by side."""
-    parts = np.stack((a.real, a.imag), axis=2)
-    return parts.reshape(a.shape[0], 2 * a.shape[1], *a.shape[2:])
+def _split(a: Array, pixels: int) -> Array:
+    """(N, C, pixels) complex to (N, 2·C, pixels) real, real and imaginary part of a channel side by side."""
+    return np.ascontiguousarray(a.view(a.real.dtype).reshape(-1, pixels, 2).swapaxes(1, 2)).reshape(-1)
 
 
-def _join(parts: Array, out: Array) -> None:
-    parts = parts.reshape(out.shape[0], out.shape[1], 2, *out.shape[2:])
-    out.real, out.imag = parts[:, :, 0], parts[:, :, 1]
+def _join(parts: Array, pixels: int, out: Array) -> None:
+    out.view(parts.dtype).reshape(-1, pixels, 2)[...] = parts.reshape(-1, 2, pixels).swapaxes(1, 2)
 
 
-def _split_weight(w: Array) -> Array:
-    real = np.empty((w.shape[0], 2, w.shape[1], 2, *w.shape[2:]), w.real.dtype)
+def _split_weight(w: Array, problem: Problem) -> Array:
+    c_in, c_out, *kernel = problem.weight_shape
+    w = w.reshape(c_in, c_out, math.prod(kernel))
+    real = np.empty((c_in, 2, c_out, 2, w.shape[2]), w.real.dtype)
     real[:, 0, :, 0] = real[:, 1, :, 1] = w.real
     real[:, 0, :, 1] = w.imag
     real[:, 1, :, 0] = -w.imag
-    return real.reshape(2 * w.shape[0], 2 * w.shape[1], *w.shape[2:])
+    return real.reshape(-1)
 
 
-def _doubled(a: Array) -> Array:
-    return np.empty((a.shape[0], 2 * a.shape[1], *a.shape[2:]), a.real.dtype)
+def _complex_forward(problem: Problem) -> Adapt:
+    inputs, outputs = math.prod(problem.input_size), math.prod(problem.output_size)
+
+    def adapt(run: Run) -> Run:
+        def complex_run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
+            parts = np.empty(2 * y.size, y.real.dtype)
+            real_bias = None if bias is None else bias.view(parts.dtype)
+            run(_split(x, inputs), _split_weight(w, problem), real_bias, parts)
+            _join(parts, outputs, y)
+
+        return complex_run
+
+    return adapt
 
 
-def _complex_forward(run: Run) -> Run:
-    def complex_run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
-        parts = _doubled(y)
-        run(_split(x), _split_weight(w), None if bias is None else bias.view(parts.dtype), parts)
-        _join(parts, y)
+def _complex_input_grad(problem: Problem) -> Adapt:
+    inputs, outputs = math.prod(problem.input_size), math.prod(problem.output_size)
 
-    return complex_run
+    def adapt(run: Run) -> Run:
+        def complex_run(gy: Array, w: Array, gx: Array) -> None:
+            parts = np.empty(2 * gx.size, gx.real.dtype)
+            run(_split(gy, outputs), _split_weight(w, problem), parts)
+            _join(parts, inputs, gx)
 
+        return complex_run
 
-def _complex_input_grad(run: Run) -> Run:
-    def complex_run(gy: Array, w: Array, gx: Array) -> None:
-        parts = _doubled(gx)
-        run(_split(gy), _split_weight(w), parts)
-        _join(parts, gx)
-
-    return complex_run
+    return adapt
 
 
-def _complex_weight_grad(run: Run) -> Run:
-    def complex_run(x: Array, gy: Array, gw: Array) -> None:
-        flat = np.empty((2 * gw.shape[0], 2 * gw.shape[1], *gw.shape[2:]), gw.real.dtype)
-        run(_split(x), _split(gy), flat)
-        parts = flat.reshape(gw.shape[0], 2, gw.shape[1], 2, *gw.shape[2:])
-        gw.real = parts[:, 0, :, 0] + parts[:, 1, :, 1]
-        gw.imag = parts[:, 0, :, 1] - parts[:, 1, :, 0]
+def _complex_weight_grad(problem: Problem) -> Adapt:
+    inputs, outputs = math.prod(problem.input_size), math.prod(problem.output_size)
+    c_in, c_out, *kernel = problem.weight_shape
 
-    return complex_run
+    def adapt(run: Run) -> Run:
+        def complex_run(x: Array, gy: Array, gw: Array) -> None:
+            parts = np.empty((c_in, 2, c_out, 2, math.prod(kernel)), gw.real.dtype)
+            run(_split(x, inputs), _split(gy, outputs), parts.reshape(-1))
+            total = gw.reshape(c_in, c_out, -1)
+            total.real = parts[:, 0, :, 0] + parts[:, 1, :, 1]
+            total.imag = parts[:, 0, :, 1] - parts[:, 1, :, 0]
+
+        return complex_run
+
+    return adapt
 
 
-_ADAPT_COMPLEX: dict[Pass, Adapt] = {
+_ADAPT_COMPLEX: dict[Pass, Callable[[Problem], Adapt]] = {
     "forward": _complex_forward,
     "input_grad": _complex_input_grad,
     "weight_grad": _complex_weight_grad,

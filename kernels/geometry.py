@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 Axes = tuple[int, int, int]
 
+# Arrays are C-contiguous vectors of the geometry's dtype, in the order of the shapes below; the last takes the result.
 # forward: run(x, w, bias or None, y); input gradient: run(gy, w, gx); weight gradient: run(x, gy, gw).
 Run = Callable[..., None]
 
@@ -85,7 +86,7 @@ class Implementation(NamedTuple):
         ``declines(geometry)`` is None, or a sentence saying why the kernel cannot serve it.
     bind : callable
         ``bind(geometry)`` does all work that depends on sizes only and returns the function that runs the pass.
-        It gets C-contiguous five-dimensional arrays of ``geometry.dtype``; the result array comes uninitialised.
+        See `Run`; the result array comes uninitialised.
     """
 
     name: str

@@ -13,7 +13,7 @@ from fastdeconv.kernels.geometry import Geometry, Implementation, Run, never
 Array = NDArray[Any]
 
 
-def _taps(g: Geometry) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+def _taps(g: Geometry) -> Iterator[tuple[Any, Any]]:
     """Yield each tap with the part of the uncropped output that it reaches, one element for each input element."""
     for tap in np.ndindex(g.kernel):
         yield (
@@ -39,7 +39,7 @@ def _forward(g: Geometry) -> Run:
         w = w.reshape(g.groups, g.group_in, g.group_out, *g.kernel).swapaxes(1, 2)
         for tap, at in _taps(g):
             full[:, :, *at] += (w[:, :, :, *tap] @ x).reshape(g.batch, g.out_channels, *g.input)
-        y[...] = inside if bias is None else inside + bias.reshape(-1, 1, 1, 1)
+        y[:] = (inside if bias is None else inside + bias.reshape(-1, 1, 1, 1)).reshape(-1)
 
     return run
 
@@ -47,12 +47,12 @@ def _forward(g: Geometry) -> Run:
 def _input_grad(g: Geometry) -> Run:
     def run(gy: Array, w: Array, gx: Array) -> None:
         full, inside = _uncropped(g)
-        inside[...] = gy
+        inside[...] = gy.reshape(g.output_shape)
         w = w.reshape(g.groups, g.group_in, g.group_out, *g.kernel)
-        gx[...] = 0
+        gx[:] = 0
         for tap, at in _taps(g):
             reached = full[:, :, *at].reshape(g.batch, g.groups, g.group_out, -1)
-            gx += (w[:, :, :, *tap] @ reached).reshape(gx.shape)
+            gx += (w[:, :, :, *tap] @ reached).reshape(-1)
 
     return run
 
@@ -60,7 +60,8 @@ def _input_grad(g: Geometry) -> Run:
 def _weight_grad(g: Geometry) -> Run:
     def run(x: Array, gy: Array, gw: Array) -> None:
         full, inside = _uncropped(g)
-        inside[...] = gy
+        inside[...] = gy.reshape(g.output_shape)
+        gw = gw.reshape(g.weight_shape)
         x = x.reshape(g.batch, g.groups, g.group_in, -1)
         for tap, at in _taps(g):
             reached = full[:, :, *at].reshape(g.batch, g.groups, g.group_out, -1)

@@ -121,7 +121,7 @@ def _height(rows: int, columns: int) -> int:
 def _bind(g: Geometry) -> Run:
     g = frames.merged(g)
     frame = frames.gather_frame(g)
-    taps = sorted(frame.taps, key=lambda t: (t.phase, t.index))
+    taps = sorted(frame.taps, key=lambda t: (t.phase, t.weight))
     phases = sorted({t.phase for t in taps}) or [(0, 0, 0)]
     number = {phase: i for i, phase in enumerate(phases)}
     lanes = host.lanes(g.dtype)
@@ -149,7 +149,7 @@ def _bind(g: Geometry) -> Run:
     x_filling = frames.filling(frame, g.batch, g.in_channels, g.input, one, [(0, 0, 0)], plane, shifted=False)
     gy_filling = frames.filling(frame, g.batch, g.out_channels, g.output, frame.stride, phases, plane, shifted=True)
     tap_offset = frames.ints([number[t.phase] * plane + frame.flat(t.shift) for t in taps])
-    tap_index = frames.ints([t.index for t in taps])
+    tap_index = frames.ints([t.weight for t in taps])
     channel = np.arange(g.group_out)[:, None]
     column_at = (channel * channel_step + tap_offset).reshape(-1)
     column_index = (channel * g.taps + tap_index).reshape(-1)
@@ -157,18 +157,19 @@ def _bind(g: Geometry) -> Run:
     work = 2 * elements * vectors * lanes
     untouched = len(taps) < g.taps
 
+    fill_x = planes.filler("planes", g.dtype, x_filling)
+    fill_gy = planes.filler("gradient_planes", g.dtype, gy_filling)
+    compute = dot_units.launcher(g.dtype, units, work)
+    gather = collect.launcher(g.dtype, g.in_channels, 4 * splits * elements)
+
     def run(x: Array, gy: Array, gw: Array) -> None:
         if untouched:
-            gw[...] = 0
+            gw[:] = 0
         if not taps:
             return
-        x_planes = planes.filled("planes", x, x_filling)
-        gy_planes = planes.filled("gradient_planes", gy, gy_filling)
         sums = workspace.take("sums", splits * elements, g.dtype)
-        dot_units.run(g.dtype, units, work, x_planes, gy_planes, sums, layout, column_at)
-        collect.run(
-            g.dtype, g.in_channels, 4 * splits * elements, sums, gw.reshape(-1), splits, columns, elements, column_index
-        )
+        compute(fill_x(x), fill_gy(gy), sums, layout, column_at)
+        gather(sums, gw, splits, columns, elements, column_index)
 
     return run
 

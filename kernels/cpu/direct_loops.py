@@ -162,12 +162,11 @@ def _bind(g: Geometry, units: Kernel, count: int) -> Run:
         "dilation",
     ):
         layout[name] = getattr(g, name)
-    work = 8 * g.multiplications
     no_bias = np.empty(0, g.dtype)
+    launch = units.launcher(g.dtype, count, 8 * g.multiplications)
 
     def run(*arrays: Array | None) -> None:
-        flat = [no_bias if a is None else a.reshape(-1) for a in arrays]
-        units.run(g.dtype, count, work, *flat, layout)
+        launch(*[no_bias if a is None else a for a in arrays], layout)
 
     return run
 

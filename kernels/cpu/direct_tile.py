@@ -1,7 +1,7 @@
 """Forward pass and input gradient: register tiles of channels × pixels, straight from zero-padded planes.
 
-``out[m, phase, q] = Σ w[c, t, m] · plane[c, q + offset(t)]`` over channels c and the taps t of the phase; see `frame` for
-planes and phases. Forward: m is an output channel, planes are the input, each output phase has its own taps. Input
+``out[m, phase, q] = Σ w[c, t, m] · plane[c, q + offset(t)]`` over channels c and the taps t of the phase; see `frame`
+for planes and phases. Forward: m is an output channel, planes are the input, each output phase has its own taps. Input
 gradient: m is an input channel, planes are the phases of the output's gradient, there is one phase with all taps.
 
 Memory: planes (channel, phase, image, row, column) · weights packed (group, block of m, phase, channel, tap, m) ·
@@ -178,7 +178,7 @@ def _bind(g: Geometry, forward: bool) -> Run:
     else:
         phases = one
         source_phases = sorted({t.phase for t in frame.taps}) or [(0, 0, 0)]
-        taps = sorted(frame.taps, key=lambda t: (t.phase, t.index))
+        taps = sorted(frame.taps, key=lambda t: (t.phase, t.weight))
 
     lanes = host.lanes(g.dtype)
     block_rows = _block_rows(rows, frame.total, lanes)
@@ -216,7 +216,7 @@ def _bind(g: Geometry, forward: bool) -> Run:
     )
     channel_offset = np.arange(channels) * len(source_phases) * plane
     tap_start = _starts(taps, phases) if forward else frames.ints([0, len(taps)])
-    tap_offset, tap_index = frames.ints(offsets), frames.ints([t.index for t in taps])
+    tap_offset, tap_index = frames.ints(offsets), frames.ints([t.weight for t in taps])
 
     input_step, output_step = g.group_out * g.taps, g.taps  # strides of the weight array
     channel_step, row_step = (input_step, output_step) if forward else (output_step, input_step)
@@ -227,16 +227,18 @@ def _bind(g: Geometry, forward: bool) -> Run:
     pack_chunks = blocks if row_step > channel_step else min(blocks, -(-_UNITS // g.groups))
     no_bias = np.empty(0, g.dtype)
 
+    fill = planes.filler("planes", g.dtype, filling)
+    pack = planes.pack.launcher(g.dtype, g.groups * pack_chunks, 4 * packed_elements)
+    compute = tile_units.launcher(g.dtype, units, work)
+
     def run(source: Array, w: Array, bias: Array | None, out: Array) -> None:
         packed = workspace.take("packed", packed_elements, g.dtype)
-        planes.pack.run(
-            g.dtype, g.groups * pack_chunks, 4 * packed_elements, w.reshape(-1), packed,
-            pack_chunks, blocks, rows, block_rows, channels,
+        pack(
+            w, packed, pack_chunks, blocks, rows, block_rows, channels,
             g.group_in * input_step, channel_step, row_step, len(taps), tap_start, tap_index,
         )  # fmt: skip
-        filled = planes.filled("planes", source, filling)
-        tile_units.run(
-            g.dtype, units, work, filled, packed, no_bias if bias is None else bias, out.reshape(-1),
+        compute(
+            fill(source), packed, no_bias if bias is None else bias, out,
             layout, tap_start, tap_offset, channel_offset,
         )  # fmt: skip
 

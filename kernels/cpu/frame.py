@@ -44,11 +44,11 @@ MOST_GROWTH, SMALL = 6, 1 << 20
 
 
 class Tap(NamedTuple):
-    """One weight of the kernel on three axes: the output phase it serves, its shift and its flat index."""
+    """One tap of the kernel on three axes: the output phase it serves, its shift, and which weight it is."""
 
     phase: Axes
     shift: Axes
-    index: int
+    weight: int
 
 
 class _Axis(NamedTuple):

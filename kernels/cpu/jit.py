@@ -57,16 +57,30 @@ class Kernel:
             self._entries[key] = function.overloads[signature].entry_point
         return self._entries[key]
 
-    def run(self, dtype: str, units: int, work: int, *arguments: Any) -> None:
-        """Run all units; `work` is an estimate in operations that decides whether threads are worth starting."""
+    def launcher(self, dtype: str, units: int, work: int) -> Entry:
+        """Return ``launch(*arguments)``, which runs all units; it compiles when it is first called.
+
+        `work` is an estimate in operations that decides whether threads are worth starting.
+        """
+        serial: Entry | None = None
+
+        def launch(*arguments: Any) -> None:
+            nonlocal serial
+            if serial is None:
+                serial = self.entry(dtype, False)
+            serial(0, units, *arguments)
+
         if work < threads.WORTH_STARTING or units < 2:
-            self.entry(dtype, False)(0, units, *arguments)
-            return
-        with threads.parallel() as count:
-            if count > 1:
-                self.entry(dtype, True)(min(units, 8 * count), units, arguments)
-            else:
-                self.entry(dtype, False)(0, units, *arguments)
+            return launch
+
+        def launch_parallel(*arguments: Any) -> None:
+            with threads.parallel() as count:
+                if count > 1:
+                    self.entry(dtype, True)(min(units, 8 * count), units, arguments)
+                else:
+                    launch(*arguments)
+
+        return launch_parallel
 
 
 def kernel(*arguments: str | np.dtype[Any]) -> Callable[[Callable[..., None]], Kernel]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -53,8 +54,8 @@ def _split_row(
 def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row_start: Any) -> None:
     """Copy an (N, C, D, H, W) array into planes (channel, phase, image, pitch0, pitch1, pitch2), zeros around.
 
-    A unit is one image of the planes of one channel that share rows of the array. ``phase`` lists three offsets a phase:
-    the first element on each axis; ``row_start`` where the phases of each kind of row start in it.
+    A unit is one image of the planes of one channel that share rows of the array. ``phase`` lists three offsets a
+    phase: the first element on each axis; ``row_start`` where the phases of each kind of row start in it.
     """
     p = layout[0]
     pitch0, pitch1, pitch2, plane, phases = p.pitch[0], p.pitch[1], p.pitch[2], p.plane, p.phases
@@ -94,15 +95,16 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
                 at += pitch2
 
 
-def filled(slot: str, array: NDArray[Any], filling: Filling) -> NDArray[Any]:
-    """Return an array's planes, in a slot of the workspace."""
-    dtype = array.dtype.name
-    planes = workspace.take(slot, filling.elements, dtype)
-    fill.run(
-        dtype, filling.units, 4 * filling.elements, array.reshape(-1), planes,
-        filling.layout, filling.phase, filling.row_start,
-    )  # fmt: skip
-    return planes
+def filler(slot: str, dtype: str, filling: Filling) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return a function that copies an array into planes, in a slot of the workspace."""
+    launch = fill.launcher(dtype, filling.units, 4 * filling.elements)
+
+    def filled(array: NDArray[Any]) -> NDArray[Any]:
+        planes = workspace.take(slot, filling.elements, dtype)
+        launch(array, planes, filling.layout, filling.phase, filling.row_start)
+        return planes
+
+    return filled
 
 
 @kernel("T[]", "T[]", "int", "int", "int", "int", "int", "int", "int", "int", "int", "int[]", "int[]")

@@ -12,7 +12,7 @@ from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer
 
 
 def _by_vectors(vectors: Vectors, count: Any, emit: Callable[[Any, Any], None]) -> None:
-    """Emit ``emit(first element, None)`` for every whole vector, then ``emit(first element, how many)`` for the rest."""
+    """Emit ``emit(first element, None)`` for whole vectors, then ``emit(first element, how many)`` for the rest."""
     builder, lanes = vectors.builder, index(vectors.lanes)
     whole = builder.sdiv(count, lanes)
 
@@ -137,7 +137,7 @@ def add_row(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, e
 def add_pairs(
     typing_context: Any, out: Any, out_at: Any, rows: Any, even_at: Any, odd_at: Any, extra: Any, count: Any
 ) -> Any:
-    """Do ``out[out_at + 2·j + b] = rows[(even_at, odd_at)[b] + j] + extra`` for `count` pairs; nothing if not positive."""
+    """Do ``out[out_at + 2·j + b] = rows[(even_at, odd_at)[b] + j] + extra`` for `count` pairs, none if negative."""
     signature = types.void(out, types.int64, rows, types.int64, types.int64, extra, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -1,7 +1,7 @@
 """Register tiles, where all arithmetic of the direct kernels happens.
 
-A tile is ``rows × columns(rows)``; its accumulators, the operands of one side and one of the other just fit the register
-file of the host.
+A tile is ``rows × columns(rows)``; its accumulators, the operands of one side and one of the other just fit the
+register file of the host.
 """
 
 from __future__ import annotations
