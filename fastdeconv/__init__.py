@@ -5,6 +5,7 @@
 
 from fastdeconv import grad
 from fastdeconv.devices import get_device, set_device
+from fastdeconv.explain import Explanation, explain
 from fastdeconv.fit import FitResult, fit_kernel
 from fastdeconv.functional import (
     conv_transpose1d,
@@ -14,11 +15,13 @@ from fastdeconv.functional import (
     conv_transpose3d,
     conv_transpose3d_vjp,
 )
+from fastdeconv.kernels.cpu.threads import get_num_threads, set_num_threads
 from fastdeconv.problem import Problem
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Explanation",
     "FitResult",
     "Problem",
     "conv_transpose1d",
@@ -27,8 +30,11 @@ __all__ = [
     "conv_transpose2d_vjp",
     "conv_transpose3d",
     "conv_transpose3d_vjp",
+    "explain",
     "fit_kernel",
     "get_device",
+    "get_num_threads",
     "grad",
     "set_device",
+    "set_num_threads",
 ]

@@ -23,12 +23,15 @@ FEATURES = _features()
 IS_ARM = platform.machine().lower() in ("aarch64", "arm64")
 
 
+NAME = llvm.get_host_cpu_name()
+FORCED = os.environ.get("FASTDECONV_SIMD_BITS", "")
+
+
 def _vector_bits() -> int:
-    forced = os.environ.get("FASTDECONV_SIMD_BITS", "")
-    if forced:
-        if forced not in ("128", "256", "512"):
-            raise ValueError(f"FASTDECONV_SIMD_BITS must be 128, 256 or 512; got {forced!r}")
-        return int(forced)
+    if FORCED:
+        if FORCED not in ("128", "256", "512"):
+            raise ValueError(f"FASTDECONV_SIMD_BITS must be 128, 256 or 512; got {FORCED!r}")
+        return int(FORCED)
     if FEATURES.get("avx512f"):
         return 512
     return 256 if FEATURES.get("avx2") else 128
@@ -43,3 +46,8 @@ HAS_FMA = IS_ARM or bool(FEATURES.get("fma"))
 def lanes(dtype: str) -> int:
     """Return how many elements a vector register holds."""
     return VECTOR_BITS // 8 // np.dtype(dtype).itemsize
+
+
+def known_features() -> list[str]:
+    """Return the features that decide about vectors, those that the CPU has."""
+    return [name for name in ("sse4.2", "avx", "fma", "avx2", "avx512f", "neon", "sve") if FEATURES.get(name)]

@@ -38,6 +38,7 @@ class Kernel:
     """
 
     def __init__(self, units: Callable[..., None], *arguments: str | np.dtype[Any]) -> None:
+        self.module = units.__module__
         self.name = f"{units.__module__.rpartition('.')[2]}.{units.__name__}"
         self._arguments = arguments
         self._units = njit(**OPTIONS)(units)

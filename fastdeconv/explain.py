@@ -1,0 +1,132 @@
+"""Which implementation runs for a problem, why the others do not, and what the problem costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastdeconv.arrays import operand, same_dtype
+from fastdeconv.calls import with_channels
+from fastdeconv.devices import resolve
+from fastdeconv.dispatch import TABLES, Plan, plan
+from fastdeconv.problem import PASSES, IntOrTuple, Pass, Problem, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What `explain` found; its `str` is the report.
+
+    Attributes
+    ----------
+    problem : Problem
+    plans : tuple of Plan
+        The choice for each pass that was asked for.
+    """
+
+    problem: Problem
+    plans: tuple[Plan, ...]
+
+    def __str__(self) -> str:
+        p = self.problem
+        lines = [
+            str(p),
+            f"  input {p.input_shape}, weight {p.weight_shape}, output {p.output_shape}, {p.dtype}",
+            f"  {p.flops:,} flops, {p.bytes:,} bytes, {p.intensity:.3g} flops a byte",
+        ]
+        for chosen in self.plans:
+            lines.append(f"{chosen.pass_} on {chosen.device}: {chosen.implementation.name}")
+            lines.append(f"  {chosen.implementation.idea}")
+            if chosen.note:
+                lines.append(f"  {chosen.note}")
+            lines.append(f"  each element sums at most {p.accumulation_length(chosen.pass_):,} products")
+            lines += [f"  not {name}: {reason}" for name, reason in chosen.declined]
+            after = [i.name for i in _table(chosen)[_table(chosen).index(chosen.implementation) + 1 :]]
+            if after:
+                lines.append(f"  not needed: {', '.join(after)}")
+        return "\n".join(lines)
+
+
+def _table(chosen: Plan) -> tuple[Any, ...]:
+    return TABLES[chosen.device, chosen.pass_]
+
+
+def explain(
+    problem: Any,
+    weight: Any = None,
+    stride: IntOrTuple = 1,
+    padding: IntOrTuple = 0,
+    output_padding: IntOrTuple = 0,
+    groups: int = 1,
+    dilation: IntOrTuple = 1,
+    *,
+    output_size: IntOrTuple | None = None,
+    pass_: Pass | None = None,
+    device: str | None = None,
+    algorithm: str | None = None,
+) -> Explanation:
+    """Tell which implementation runs, why those before it do not, and what the problem costs. Computes nothing.
+
+    Parameters
+    ----------
+    problem : Problem, str or ndarray
+        A problem, its descriptor, or the input of a call, followed by the call's other arguments.
+    weight : ndarray
+        Only with an input.
+    stride, padding, output_padding, groups, dilation, output_size
+        As in the call; only with an input.
+    pass_ : {"forward", "input_grad", "weight_grad"}, optional
+        One pass only.
+    device, algorithm
+        As in the call.
+
+    Returns
+    -------
+    Explanation
+        Print it. Flops count an addition and a multiplication for every product that reaches the output; bytes count
+        input, weight and output once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the call does, or no such pass.
+
+    Examples
+    --------
+    >>> import fastdeconv as fd
+    >>> print(fd.explain("mb1ic3ih32iw32oc3kh4kw4sh2sw2ph1pw1", pass_="forward"))
+    mb1ic3ih32iw32oc3oh64ow64kh4kw4sh2sw2ph1pw1
+      input (1, 3, 32, 32), weight (3, 3, 4, 4), output (1, 3, 64, 64), float32
+      285,768 flops, 61,728 bytes, 4.63 flops a byte
+    forward on cpu: direct_tile
+      register tiles of channels × pixels over zero-padded planes, one phase at a time
+      each element sums at most 12 products
+      not direct_loops: 147456 multiplications are more than 12000, so vector tiles are faster
+      not needed: reference
+    """
+    if pass_ is not None and pass_ not in PASSES:
+        raise ValueError(f"pass_ must be one of {', '.join(PASSES)}; got {shown(pass_)}")
+    if weight is None:
+        described = Problem.parse(problem) if isinstance(problem, str) else problem
+        if not isinstance(described, Problem):
+            raise TypeError(
+                "problem must be a Problem, a descriptor, or an input array followed by its weight; "
+                f"got {shown(problem)}"
+            )
+    else:
+        x, w = operand("input", problem), operand("weight", weight)
+        ndim = max(1, w.ndim if x.ndim == w.ndim and x.ndim < 3 else w.ndim - 2)
+        x_shape, w_shape, _ = with_channels(ndim, x.shape, w.shape)
+        described = Problem.from_shapes(
+            x_shape,
+            w_shape,
+            ndim=min(ndim, 3),
+            dtype=same_dtype(input=x, weight=w),
+            stride=stride,
+            padding=padding,
+            output_padding=output_padding,
+            groups=groups,
+            dilation=dilation,
+            output_size=output_size,
+        )
+    passes = PASSES if pass_ is None else (pass_,)
+    return Explanation(described, tuple(plan(described, each, resolve(device), algorithm) for each in passes))

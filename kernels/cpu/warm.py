@@ -1,0 +1,22 @@
+"""Compile every kernel ahead of its first call."""
+
+from __future__ import annotations
+
+from fastdeconv.kernels.cpu import direct_dot, direct_loops, direct_tile, planes
+from fastdeconv.kernels.cpu.jit import Kernel
+
+_MODULES = (direct_dot, direct_loops, direct_tile, planes)
+
+
+def compile_all() -> int:
+    """Compile or load every kernel for every element type it serves, for one thread and several; return how many."""
+    count = 0
+    for module in _MODULES:
+        dtypes = ["float32", "float64", "int64"] if module is direct_loops else ["float32", "float64"]
+        for kernel in vars(module).values():
+            if isinstance(kernel, Kernel) and kernel.module == module.__name__:
+                for dtype in dtypes:
+                    for parallel in (False, True):
+                        kernel.entry(dtype, parallel)
+                        count += 1
+    return count
