@@ -169,7 +169,7 @@ def test_the_run_is_torchs_step_by_step(rule, name):
 def test_batches_learn_and_repeat_to_the_bit(dtype):
     x, w, b, y = synthetic((22, 2, 8, 8), (2, 2, 3, 3), dtype, bias=True)
     y += 0.01 * np.random.default_rng(8).standard_normal(y.shape).astype(dtype)
-    settings = {"bias": True, "batch_size": 5, "optimizer": "nesterov", "max_steps": 302, "init": "normal"}
+    settings = {"bias": True, "batch_size": 5, "optimizer": "nesterov", "max_steps": 302}
     r, again, other = (fd.fit_kernel(x, y, 3, seed=seed, **settings) for seed in (4, 4, 5))
     assert off(r.kernel, w) < 2e-3
     assert off(r.bias, b) < 2e-3
@@ -178,7 +178,7 @@ def test_batches_learn_and_repeat_to_the_bit(dtype):
     assert r.kernel.tobytes() == again.kernel.tobytes()
     assert r.bias.tobytes() == again.bias.tobytes()
     np.testing.assert_array_equal(r.history, again.history)
-    assert not np.array_equal(r.kernel, other.kernel)
+    assert not np.array_equal(r.kernel, other.kernel), "the seed orders the batches"
 
 
 @pytest.mark.quick

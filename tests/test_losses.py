@@ -99,6 +99,14 @@ def test_float32_sums_do_not_drift():
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize(("name", "small"), [("mse", 1e-4), ("l1", 1e-8), ("huber", 1e-4)])
+def test_float32_terms_are_summed_in_double(name, small):
+    loss, rho = LOSSES[name]
+    y = np.array([0.25, small], "float32")
+    assert loss(y, np.zeros(2, "float32")) == pytest.approx((rho(0.25) + rho(small)) / 2, rel=2e-9)
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_shows_in_the_loss(name, bad):

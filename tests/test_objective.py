@@ -96,21 +96,37 @@ def test_bilinear_init_keeps_a_constant_and_a_ramp(kernel, stride, padding):
 # -- the automatic rate --------------------------------------------------------------------------
 
 
+def objective(x, y, l2=0.0):
+    parameters = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
+    return Objective(x, y, 3, parameters, as_loss("mse"), 0.0, l2, {"device": None, "algorithm": None})
+
+
+def largest_curvature(x, y, w, b, l2=0.0):
+    columns = [fd.conv_transpose2d(x, tap.reshape(w.shape)).ravel() for tap in np.eye(w.size)]
+    if b is not None:
+        columns += [fd.conv_transpose2d(x, w, tap).ravel() for tap in np.eye(b.size)]
+    a = np.stack(columns, 1)
+    return np.linalg.eigvalsh(2 / y.size * a.T @ a)[-1] + 2 * l2
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize("shift", [0.0, 1.0, 10.0])
 @pytest.mark.parametrize("bias", [False, True])
 def test_the_curvature_is_the_hessians(bias, shift):
     rng = np.random.default_rng(2)
     x, y = shift + rng.standard_normal((2, 2, 6, 7)), np.zeros((2, 2, 8, 9))
-    parameters = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
-    objective = Objective(x, y, 3, parameters, as_loss("mse"), 0.0, 0.25, {"device": None, "algorithm": None})
     w, b = np.zeros((2, 2, 3, 3)), np.zeros(2) if bias else None
-    columns = [fd.conv_transpose2d(x, tap.reshape(w.shape)).ravel() for tap in np.eye(w.size)]
-    if bias:
-        columns += [fd.conv_transpose2d(x, w, tap).ravel() for tap in np.eye(2)]
-    a = np.stack(columns, 1)
-    true = np.linalg.eigvalsh(2 / y.size * a.T @ a)[-1] + 0.5
-    assert 0.97 * true < objective.curvature(w, b, None) <= true * (1 + 1e-9)
+    true = largest_curvature(x, y, w, b, 0.25)
+    assert 0.97 * true < objective(x, y, 0.25).curvature(w, b, None) <= true * (1 + 1e-9)
+
+
+@pytest.mark.quick
+def test_the_curvature_of_batches_is_that_of_the_strongest():
+    rng = np.random.default_rng(2)
+    x, y, w = rng.standard_normal((5, 1, 6, 7)), np.zeros((5, 1, 8, 9)), np.zeros((1, 1, 3, 3))
+    x[[1, 4]] *= 10
+    true = largest_curvature(x[[1, 4]], y[[1, 4]], w, None)
+    assert 0.97 * true < objective(x, y).curvature(w, None, 2) <= true * (1 + 1e-9)
 
 
 # -- what it refuses -----------------------------------------------------------------------------
