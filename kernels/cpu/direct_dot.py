@@ -17,7 +17,9 @@ Ladder: see docs/decisions for the measurements.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +58,9 @@ _BLOCK = 1024
 _UNITS = 16
 
 
-@kernel("T[]", "T[]", "T[]", LAYOUT, "int[]")
-def dot_units(lo: int, hi: int, x: Any, gy: Any, sums: Any, layout: Any, column_at: Any) -> None:
-    """Sum one range of pixels for one chunk of rows and one of columns of one group."""
+@kernel("T[]", "T[]", "T[]", "int", LAYOUT, "int[]")
+def dot_units(lo: int, hi: int, x: Any, gy: Any, sums: Any, begin_sums: int, layout: Any, column_at: Any) -> None:
+    """Add one range of pixels for one chunk of rows and one of columns of one group; `begin_sums` forgets the old."""
     p = layout[0]
     height, width = p.height, p.width
     row_offset = np.empty(height, np.int64)
@@ -89,7 +91,7 @@ def dot_units(lo: int, hi: int, x: Any, gy: Any, sums: Any, layout: Any, column_
                     for m in range(rows):
                         k = split * p.elements + (first + m) * p.columns + column
                         for j in range(present):
-                            if at == start:
+                            if begin_sums and at == start:
                                 sums[k + j] = tile[m * width + j]
                             else:
                                 sums[k + j] += tile[m * width + j]
@@ -122,45 +124,16 @@ def _bind(g: Geometry) -> Run:
     g = frames.merged(g)
     frame = frames.gather_frame(g)
     taps = sorted(frame.taps, key=lambda t: (t.phase, t.weight))
-    phases = sorted({t.phase for t in taps}) or [(0, 0, 0)]
-    number = {phase: i for i, phase in enumerate(phases)}
-    lanes = host.lanes(g.dtype)
-    vectors = -(-frame.total // lanes)
-    plane = frame.plane(lanes)
-    channel_step = len(phases) * plane
-    rows, columns = g.group_in, g.group_out * len(taps)
-    height = _height(rows, columns)
-    width = inner_columns(height)
-    row_chunks = min(-(-rows // height), max(1, 4 // g.groups))
-    column_chunks = max(1, min(-(-columns // (2 * width)), -(-_UNITS // (row_chunks * g.groups))))
-    block_vectors = max(1, _BLOCK // lanes)
-    splits = max(1, min(vectors // block_vectors, _UNITS // (row_chunks * g.groups * column_chunks)))
+    source_planes = g.in_channels + g.out_channels * len({t.phase for t in taps})
+    parts = frames.parts(g, frames.images_at_once(frame, g, source_planes))
+    columns = g.group_out * len(taps)
     elements = g.in_channels * columns
-
-    layout = np.zeros(1, LAYOUT)
-    for name, value in {
-        "groups": g.groups, "rows": rows, "columns": columns, "height": height, "width": width,
-        "row_chunks": row_chunks, "column_chunks": column_chunks, "splits": splits, "vectors": vectors,
-        "block_vectors": block_vectors, "lanes": lanes, "lead": frame.lead, "row_step": plane,
-        "group_step": g.group_out * channel_step, "elements": elements,
-    }.items():  # fmt: skip
-        layout[name] = value
-    one: Axes = (1, 1, 1)
-    x_filling = frames.filling(frame, g.batch, g.in_channels, g.input, one, [(0, 0, 0)], plane, shifted=False)
-    gy_filling = frames.filling(frame, g.batch, g.out_channels, g.output, frame.stride, phases, plane, shifted=True)
-    tap_offset = frames.ints([number[t.phase] * plane + frame.flat(t.shift) for t in taps])
-    tap_index = frames.ints([t.weight for t in taps])
-    channel = np.arange(g.group_out)[:, None]
-    column_at = (channel * channel_step + tap_offset).reshape(-1)
-    column_index = (channel * g.taps + tap_index).reshape(-1)
-    units = splits * g.groups * row_chunks * column_chunks
-    work = 2 * elements * vectors * lanes
-    untouched = len(taps) < g.taps
-
-    fill_x = planes.filler("planes", g.dtype, x_filling)
-    fill_gy = planes.filler("gradient_planes", g.dtype, gy_filling)
-    compute = dot_units.launcher(g.dtype, units, work)
+    splits = _splits(g, frame.total // g.batch * parts[0][1], columns)
+    add = {count: _images(g._replace(batch=count), taps, splits) for _, count in parts}
+    x_image, y_image = (math.prod(shape[1:]) for shape in (g.input_shape, g.output_shape))
+    column_index = (np.arange(g.group_out)[:, None] * g.taps + frames.ints([t.weight for t in taps])).reshape(-1)
     gather = collect.launcher(g.dtype, g.in_channels, 4 * splits * elements)
+    untouched = len(taps) < g.taps
 
     def run(x: Array, gy: Array, gw: Array) -> None:
         if untouched:
@@ -168,10 +141,69 @@ def _bind(g: Geometry) -> Run:
         if not taps:
             return
         sums = workspace.take("sums", splits * elements, g.dtype)
-        compute(fill_x(x), fill_gy(gy), sums, layout, column_at)
+        for first, count in parts:
+            end = first + count
+            add[count](x[first * x_image : end * x_image], gy[first * y_image : end * y_image], sums, int(first == 0))
         gather(sums, gw, splits, columns, elements, column_index)
 
     return run
+
+
+class _Chunks(NamedTuple):
+    """How the weight is cut: rows and columns of a tile, and chunks of each for units."""
+
+    height: int
+    width: int
+    rows: int
+    columns: int
+
+
+def _chunks(g: Geometry, columns: int) -> _Chunks:
+    height = _height(g.group_in, columns)
+    width = inner_columns(height)
+    rows = min(-(-g.group_in // height), max(1, 4 // g.groups))
+    return _Chunks(height, width, rows, max(1, min(-(-columns // (2 * width)), -(-_UNITS // (rows * g.groups)))))
+
+
+def _splits(g: Geometry, pixels: int, columns: int) -> int:
+    """Return into how many ranges the pixels are cut, where the weight alone gives too few units."""
+    chunks = _chunks(g, columns)
+    return max(1, min(pixels // _BLOCK, _UNITS // (chunks.rows * g.groups * chunks.columns)))
+
+
+def _images(g: Geometry, taps: list[frames.Tap], splits: int) -> Callable[[Array, Array, Array, int], None]:
+    """Return the function that adds a batch of this size to the sums, or begins them."""
+    frame = frames.gather_frame(g)
+    phases = sorted({t.phase for t in taps}) or [(0, 0, 0)]
+    number = {phase: i for i, phase in enumerate(phases)}
+    lanes = host.lanes(g.dtype)
+    vectors = -(-frame.total // lanes)
+    plane = frame.plane(lanes)
+    channel_step = len(phases) * plane
+    columns = g.group_out * len(taps)
+    chunks = _chunks(g, columns)
+    layout = np.zeros(1, LAYOUT)
+    for name, value in {
+        "groups": g.groups, "rows": g.group_in, "columns": columns, "height": chunks.height, "width": chunks.width,
+        "row_chunks": chunks.rows, "column_chunks": chunks.columns, "splits": splits, "vectors": vectors,
+        "block_vectors": max(1, _BLOCK // lanes), "lanes": lanes, "lead": frame.lead, "row_step": plane,
+        "group_step": g.group_out * channel_step, "elements": g.in_channels * columns,
+    }.items():  # fmt: skip
+        layout[name] = value
+    one: Axes = (1, 1, 1)
+    x_filling = frames.filling(frame, g.batch, g.in_channels, g.input, one, [(0, 0, 0)], plane, shifted=False)
+    gy_filling = frames.filling(frame, g.batch, g.out_channels, g.output, frame.stride, phases, plane, shifted=True)
+    tap_offset = frames.ints([number[t.phase] * plane + frame.flat(t.shift) for t in taps])
+    column_at = (np.arange(g.group_out)[:, None] * channel_step + tap_offset).reshape(-1)
+    fill_x = planes.filler("planes", g.dtype, x_filling)
+    fill_gy = planes.filler("gradient_planes", g.dtype, gy_filling)
+    units = splits * g.groups * chunks.rows * chunks.columns
+    compute = dot_units.launcher(g.dtype, units, 2 * g.in_channels * columns * vectors * lanes)
+
+    def add(x: Array, gy: Array, sums: Array, begin: int) -> None:
+        compute(fill_x(x), fill_gy(gy), sums, begin, layout, column_at)
+
+    return add
 
 
 WEIGHT_GRAD = Implementation(

@@ -14,6 +14,7 @@ Ladder: see docs/decisions for the measurements.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -168,79 +169,47 @@ def _bind(g: Geometry, forward: bool) -> Run:
     g = frames.merged(g)
     frame = frames.scatter_frame(g) if forward else frames.gather_frame(g)
     rows, channels = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
-    source_channels = g.groups * channels
-    source_size, out_size = (g.input, g.output) if forward else (g.output, g.input)
-    one: Axes = (1, 1, 1)
     if forward:
         phases: Axes = tuple(min(s, o) for s, o in zip(frame.stride, g.output))  # type: ignore[assignment]
-        source_phases: list[Axes] = [(0, 0, 0)]
         taps = sorted(frame.taps, key=lambda t: t.phase)
+        tap_start = _starts(taps, phases)
     else:
-        phases = one
-        source_phases = sorted({t.phase for t in frame.taps}) or [(0, 0, 0)]
         taps = sorted(frame.taps, key=lambda t: (t.phase, t.weight))
-
-    lanes = host.lanes(g.dtype)
-    block_rows = _block_rows(rows, frame.total, lanes)
-    width = outer_columns(block_rows) * lanes
-    plane = frame.plane(width)
-    if forward:
-        offsets = [-frame.flat(t.shift) for t in taps]
-    else:
-        number = {phase: i for i, phase in enumerate(source_phases)}
-        offsets = [number[t.phase] * plane + frame.flat(t.shift) for t in taps]
+        tap_start = frames.ints([0, len(taps)])
+    source_planes = g.groups * channels * (1 if forward else len({t.phase for t in taps}))
+    images = frames.images_at_once(frame, g, source_planes)
+    block_rows = _block_rows(rows, frame.total // g.batch * images, host.lanes(g.dtype))
     blocks = -(-rows // block_rows)
-    tiles = -(-frame.total // width)
-    row_chunks = min(blocks, -(-_UNITS // (tiles * g.groups)))
-    phase_chunks = min(phases[0] * phases[1], -(-_UNITS // (tiles * g.groups * row_chunks)))
-
-    layout = np.zeros(1, LAYOUT)
-    for name, value in {
-        "groups": g.groups, "rows": rows, "channels": channels, "block_rows": block_rows, "blocks": blocks,
-        "width": width, "taps": len(taps), "plane": plane, "channel_step": len(source_phases) * plane,
-        "lead": frame.lead, "total": frame.total, "pitch": frame.pitch, "size": out_size,
-        "stride": frame.stride if forward else one, "phases": phases,
-        "row_chunks": row_chunks, "phase_chunks": phase_chunks,
-        "buffer": (min(_SIDE_BY_SIDE, phases[2]) + 1) * block_rows * width,
-    }.items():  # fmt: skip
-        layout[name] = value
-    filling = frames.filling(
-        frame,
-        g.batch,
-        source_channels,
-        source_size,
-        one if forward else frame.stride,
-        source_phases,
-        plane,
-        shifted=True,
-    )
-    channel_offset = np.arange(channels) * len(source_phases) * plane
-    tap_start = _starts(taps, phases) if forward else frames.ints([0, len(taps)])
-    tap_offset, tap_index = frames.ints(offsets), frames.ints([t.weight for t in taps])
 
     input_step, output_step = g.group_out * g.taps, g.taps  # strides of the weight array
     channel_step, row_step = (input_step, output_step) if forward else (output_step, input_step)
     packed_elements = g.groups * blocks * channels * len(taps) * block_rows
-    units = tiles * g.groups * row_chunks * phase_chunks
-    work = 2 * g.groups * blocks * block_rows * channels * len(taps) * tiles * width
     # Where rows of the weight lie closer than channels, a unit takes many at once.
     pack_chunks = blocks if row_step > channel_step else min(blocks, -(-_UNITS // g.groups))
-    no_bias = np.empty(0, g.dtype)
-
-    fill = planes.filler("planes", g.dtype, filling)
     pack = planes.pack.launcher(g.dtype, g.groups * pack_chunks, 4 * packed_elements)
-    compute = tile_units.launcher(g.dtype, units, work)
+    tap_weight = frames.ints([t.weight for t in taps])
+
+    parts = frames.parts(g, images)
+    compute = {count: _images(g._replace(batch=count), forward, taps, tap_start, block_rows) for _, count in parts}
+    source_image, out_image = (math.prod(shape[1:]) for shape in (g.input_shape, g.output_shape))
+    if not forward:
+        source_image, out_image = out_image, source_image
+    no_bias = np.empty(0, g.dtype)
 
     def run(source: Array, w: Array, bias: Array | None, out: Array) -> None:
         packed = workspace.take("packed", packed_elements, g.dtype)
         pack(
             w, packed, pack_chunks, blocks, rows, block_rows, channels,
-            g.group_in * input_step, channel_step, row_step, len(taps), tap_start, tap_index,
+            g.group_in * input_step, channel_step, row_step, len(taps), tap_start, tap_weight,
         )  # fmt: skip
-        compute(
-            fill(source), packed, no_bias if bias is None else bias, out,
-            layout, tap_start, tap_offset, channel_offset,
-        )  # fmt: skip
+        for first, count in parts:
+            end = first + count
+            compute[count](
+                source[first * source_image : end * source_image],
+                packed,
+                no_bias if bias is None else bias,
+                out[first * out_image : end * out_image],
+            )
 
     if forward:
         return run
@@ -253,6 +222,55 @@ def _starts(taps: list[frames.Tap], phases: Axes) -> frames.Ints:
     for tap in taps:
         counts[tap.phase] += 1
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts.reshape(-1))))
+
+
+def _images(g: Geometry, forward: bool, taps: list[frames.Tap], tap_start: frames.Ints, block_rows: int) -> Run:
+    """Return the function that computes a batch of this size from packed weights."""
+    frame = frames.scatter_frame(g) if forward else frames.gather_frame(g)
+    rows, channels = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
+    source_size, out_size = (g.input, g.output) if forward else (g.output, g.input)
+    one: Axes = (1, 1, 1)
+    width = outer_columns(block_rows) * host.lanes(g.dtype)
+    plane = frame.plane(width)
+    if forward:
+        phases: Axes = tuple(min(s, o) for s, o in zip(frame.stride, g.output))  # type: ignore[assignment]
+        source_phases = [(0, 0, 0)]
+        offsets = [-frame.flat(t.shift) for t in taps]
+    else:
+        phases = one
+        source_phases = sorted({t.phase for t in taps}) or [(0, 0, 0)]
+        number = {phase: i for i, phase in enumerate(source_phases)}
+        offsets = [number[t.phase] * plane + frame.flat(t.shift) for t in taps]
+    blocks = -(-rows // block_rows)
+    tiles = -(-frame.total // width)
+    row_chunks = min(blocks, -(-_UNITS // (tiles * g.groups)))
+    phase_chunks = min(phases[0] * phases[1], -(-_UNITS // (tiles * g.groups * row_chunks)))
+    channel_step = len(source_phases) * plane
+
+    layout = np.zeros(1, LAYOUT)
+    for name, value in {
+        "groups": g.groups, "rows": rows, "channels": channels, "block_rows": block_rows, "blocks": blocks,
+        "width": width, "taps": len(taps), "plane": plane, "channel_step": channel_step,
+        "lead": frame.lead, "total": frame.total, "pitch": frame.pitch, "size": out_size,
+        "stride": frame.stride if forward else one, "phases": phases,
+        "row_chunks": row_chunks, "phase_chunks": phase_chunks,
+        "buffer": (min(_SIDE_BY_SIDE, phases[2]) + 1) * block_rows * width,
+    }.items():  # fmt: skip
+        layout[name] = value
+    stride = one if forward else frame.stride
+    filling = frames.filling(
+        frame, g.batch, g.groups * channels, source_size, stride, source_phases, plane, shifted=True
+    )
+    tap_offset, channel_offset = frames.ints(offsets), np.arange(channels) * channel_step
+    units = tiles * g.groups * row_chunks * phase_chunks
+    work = 2 * g.groups * blocks * block_rows * channels * len(taps) * tiles * width
+    fill = planes.filler("planes", g.dtype, filling)
+    compute = tile_units.launcher(g.dtype, units, work)
+
+    def run(source: Array, packed: Array, bias: Array, out: Array) -> None:
+        compute(fill(source), packed, bias, out, layout, tap_start, tap_offset, channel_offset)
+
+    return run
 
 
 _IDEA = "register tiles of channels × pixels over zero-padded planes, one phase at a time"

@@ -39,6 +39,8 @@ PLANES = np.dtype(
 
 # More phases than this are tables too large for what they serve.
 MOST_PHASES = 1 << 16
+# Planes of so many bytes are filled and used before the next images' turn.
+CACHED = 8 << 20
 # The planes may hold so many times the elements of the arrays (and this many in any case).
 MOST_GROWTH, SMALL = 6, 1 << 20
 
@@ -196,6 +198,18 @@ def filling(
         units=batch * channels * len(starts),
         elements=channels * len(phases) * plane,
     )
+
+
+def images_at_once(frame: Frame, g: Geometry, planes: int) -> int:
+    """Return how many images to take at a time, so that their planes stay in a cache between filling and use."""
+    image = planes * (frame.total // g.batch) * np.dtype(g.dtype).itemsize
+    parts = min(g.batch, -(-g.batch * image // CACHED))
+    return -(-g.batch // max(1, parts))
+
+
+def parts(g: Geometry, images: int) -> list[tuple[int, int]]:
+    """Return the (first, count) of each part of a batch."""
+    return [(first, min(images, g.batch - first)) for first in range(0, g.batch, images)]
 
 
 def too_large(g: Geometry, forward: bool) -> str | None:

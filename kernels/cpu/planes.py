@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import workspace
 from fastdeconv.kernels.cpu.frame import PLANES, Filling
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.rows import copy_padded, split_row, zero_row
+from fastdeconv.kernels.cpu.rows import copy_padded, split_padded, zero_row
 
 
 @device_function
@@ -20,15 +20,6 @@ def _split_row(
 ) -> None:  # fmt: skip
     """Split one row of the array into one row of each of the planes ``begin .. end - 1``, and zeros after it."""
     first = phase[3 * begin + 2]
-    if stride == 2 and end - begin == 2:
-        odd = min(keep, size // 2)
-        even = min(keep, size - size // 2)
-        split_row(planes, at, at + plane, array, row, odd)
-        if even > odd:
-            planes[at + odd] = array[row + 2 * odd]
-        zero_row(planes, at + even, pitch - even)
-        zero_row(planes, at + plane + odd, pitch - odd)
-        return
     # What every phase has is read once, in the array's order; the rest one phase at a time.
     common = 0
     if end - begin > 2:
@@ -77,6 +68,7 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
             if n == p.batch - 1:
                 used = p.lead + p.batch * pitch0 * pitch1 * pitch2
                 zero_row(planes, top + f * plane + used, plane - used)
+        pairs = stride2 == 2 and end - begin == 2
         at = top + p.lead + n * pitch0 * pitch1 * pitch2
         for i0 in range(pitch0):
             o0 = a0 + i0 * stride0
@@ -86,6 +78,10 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
                 if stride2 == 1:
                     row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
                     copy_padded(planes, at, array, row, min(keep2, size2) if inside else 0, pitch2)
+                elif pairs:
+                    row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
+                    present = min(2 * keep2, size2) if inside else 0
+                    split_padded(planes, at, at + plane, array, row, present, pitch2)
                 elif inside:
                     row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
                     _split_row(planes, at, plane, array, row, stride2, keep2, pitch2, size2, phase, begin, end)

@@ -74,12 +74,14 @@ def copy_padded(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: An
 
 
 @intrinsic
-def split_row(typing_context: Any, out: Any, even_at: Any, odd_at: Any, row: Any, row_at: Any, count: Any) -> Any:
-    """Do ``out[(even_at, odd_at)[b] + j] = row[row_at + 2·j + b]`` for `count` pairs; nothing if it is not positive."""
-    signature = types.void(out, types.int64, types.int64, row, types.int64, types.int64)
+def split_padded(
+    typing_context: Any, out: Any, even_at: Any, odd_at: Any, row: Any, row_at: Any, present: Any, count: Any
+) -> Any:
+    """Split a row in two: ``out[(even_at, odd_at)[b] + j] = row[row_at + 2·j + b] if 2·j + b < present else 0``."""
+    signature = types.void(out, types.int64, types.int64, row, types.int64, types.int64, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, even_at, odd_at, row, row_at, count = arguments
+        out, even_at, odd_at, row, row_at, present, count = arguments
         vectors = Vectors(builder, signature.args[0].dtype)
         targets = [pointer(context, builder, signature.args[0], out, at) for at in (even_at, odd_at)]
         source = pointer(context, builder, signature.args[3], row, row_at)
@@ -87,13 +89,9 @@ def split_row(typing_context: Any, out: Any, even_at: Any, odd_at: Any, row: Any
 
         def emit(at: Any, part: Any) -> None:
             first = builder.mul(at, index(2))
-            second = builder.add(first, index(lanes))
-            if part is None:
-                low, high = vectors.load(source, first), vectors.load(source, second)
-            else:
-                wanted = builder.mul(part, index(2))
-                low = vectors.load_first(wanted, source, first)
-                high = vectors.load_first(builder.sub(wanted, index(lanes)), source, second)
+            left = builder.sub(present, first)
+            low = vectors.load_first(left, source, first)
+            high = vectors.load_first(builder.sub(left, index(lanes)), source, builder.add(first, index(lanes)))
             for b, target in enumerate(targets):
                 half = vectors.select(low, high, list(range(b, 2 * lanes, 2)))
                 if part is None:
