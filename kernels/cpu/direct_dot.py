@@ -10,9 +10,10 @@ Memory: planes of x (channel, image, row, column) · planes of gy (channel, phas
 Parallel over chunks of rows, of columns and, where those are few, over ranges of pixels, whose sums are added in their
 order. How a problem is split depends on its sizes alone, so the result does not depend on the threads.
 
-Ladder: see docs/decisions for the measurements.
+Ladder, measured in docs/decisions/0004-direct-kernels.md:
 1. Register tile of 4 ci × 6 columns of accumulator vectors, lanes summed one vector after the other.
 2. Lanes of all accumulators summed together, indices from tables, gy kept in the second-level cache across rows.
+3. A few images at a time, so that their planes are still cached when they are read.
 """
 
 from __future__ import annotations

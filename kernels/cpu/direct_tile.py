@@ -6,10 +6,14 @@ gradient: m is an input channel, planes are the phases of the output's gradient,
 
 Memory: planes (channel, phase, image, row, column) · weights packed (group, block of m, phase, channel, tap, m) ·
 tile (phase, m, pixel), copied to the output row by row with the phases of the last axis side by side.
-Parallel over tiles of pixels, then groups, phases and blocks of m; no unit touches another's output.
+Parallel over tiles of pixels, then groups, phases and blocks of m; no unit touches another's output. A NaN or Inf in
+the weights meets the zeros around the source too, so it reaches border outputs that its tap touches only there.
 
-Ladder: see docs/decisions for the measurements.
-1. One phase, one tile at a time, products in the order channel, tap: this file.
+Ladder, measured in docs/decisions/0004-direct-kernels.md:
+1. One phase, one tile at a time, products in the order channel, tap; tiles stored row by row.
+2. Rows as masked vectors, phases of the last axis interleaved by shuffles when there are two.
+3. Axes with a single input merged; a loop over channels alone for phases of one tap.
+4. A few images at a time, so that their planes are still cached when they are read.
 """
 
 from __future__ import annotations
