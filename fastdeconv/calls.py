@@ -92,12 +92,12 @@ def with_channels(ndim: int, activation: Shape, weight: Shape) -> tuple[Shape, S
 
 def run(p: Plan, a: Array, b: Array, out: Array, *bias: Array | None) -> Array:
     """Run a plan on two arrays of any strides (and a bias, in the forward pass), and return `out`."""
-    # reshape is a view of what is contiguous and copies the rest.
+    # Unlike reshape, ravel returns adjacent elements whatever the strides: a view if they are that already.
     if out.flags.carray:
-        p.run(a.reshape(-1), b.reshape(-1), *bias, np.asarray(out).reshape(-1))
+        p.run(a.ravel(), b.ravel(), *bias, np.asarray(out).ravel())
     else:
         packed = np.empty(out.size, out.dtype)
-        p.run(a.reshape(-1), b.reshape(-1), *bias, packed)
+        p.run(a.ravel(), b.ravel(), *bias, packed)
         out[...] = packed.reshape(out.shape)
     return out
 
@@ -132,7 +132,7 @@ def check_grad_output(p: Plan, grad_output: Array, ndim: int, bare: bool) -> Non
 
 
 def check_bias(bias: Any, channels: int, like: Array) -> Array | None:
-    """Return the bias as an array, if it has one value for each output channel and the dtype of `like`.
+    """Return the bias as a contiguous array, if it has one value for each output channel and the dtype of `like`.
 
     Raises
     ------
@@ -145,4 +145,4 @@ def check_bias(bias: Any, channels: int, like: Array) -> Array | None:
     same_dtype(input=like, bias=b)
     if b.shape != (channels,):
         raise ValueError(f"bias must have shape ({channels},), one value for each output channel; got {b.shape}")
-    return b
+    return b.ravel()

@@ -74,6 +74,10 @@ def test_form_of_inputs(p, pass_, form):
     assert got.dtype == np.dtype("float32")
     np.testing.assert_array_equal(formed[0], a, f"the input was written to: {pass_} {p}")
     np.testing.assert_array_equal(formed[1], b, f"the input was written to: {pass_} {p}")
+    if pass_ == "forward":
+        bias = np.arange(p.out_channels, dtype="float32")
+        got, want = call(p, pass_, *formed, bias=form(bias)), call(p, pass_, a, b, bias=bias)
+        np.testing.assert_array_equal(got, want, f"{pass_} with bias {p}")
 
 
 OUT_FORMS = {name: FORMS[name] for name in ("fortran", "transposed", "strided", "backwards", "unaligned", "subclass")}
