@@ -27,7 +27,7 @@ FILES = (PICTURE, SCORES, *(KERNEL.format(name) for name in TASKS))
 LEARNED, LIMIT = "learned", "least squares"
 SHOWN = "astronaut"
 CROP = 80  # side of the crops shown, in pixels of the truth
-MIN_SIDE = 96
+MIN_SIDE, MAX_SIDE = 96, 1536  # of the user's picture; of a larger one the middle is used
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def run(output: Path, *, image: Path | None = None, overwrite: bool = False, see
     output : Path
         Folder for the files.
     image : Path, optional
-        A picture of the user's, measured and shown too.
+        A picture of the user's, measured and shown too: its middle, if a side is longer than `MAX_SIDE`.
     overwrite : bool
         Whether the files may be replaced.
     seed : int
@@ -58,12 +58,15 @@ def run(output: Path, *, image: Path | None = None, overwrite: bool = False, see
         The picture cannot be read or the folder cannot be written to; found out before the long work.
     """
     start = time.perf_counter()
+    tests = {name: photograph(file) for name, file in HELD_OUT.items()}
+    shown = SHOWN
+    if image is not None:
+        shown = "yours: " + "".join(c if c.isprintable() else "?" for c in image.name)
+        tests[shown] = _middle(luminance(read_image(image, min_side=MIN_SIDE)))
     check_output(output, FILES, overwrite)
-    users = {} if image is None else {image.name: luminance(read_image(image, min_side=MIN_SIDE))}
     training = {name: photograph(file) for name, file in TRAINING.items()}
-    tests = {name: photograph(file) for name, file in HELD_OUT.items()} | users
-    shown = SHOWN if image is None else image.name
-    print(f"Learning from {', '.join(training)}.\nMeasuring on {', '.join(tests)}.", flush=True)
+    sizes = (f"{name} ({truth.shape[1]}×{truth.shape[0]})" for name, truth in tests.items())
+    print(f"Learning from {', '.join(training)}.\nMeasuring on {', '.join(sizes)}.", flush=True)
     outcomes = {}
     for i, (name, task) in enumerate(TASKS.items()):
         rng = np.random.default_rng([seed, i])
@@ -76,6 +79,11 @@ def run(output: Path, *, image: Path | None = None, overwrite: bool = False, see
     print(f"\nWrote {', '.join(FILES)} to {output.resolve()} after {seconds:.0f} s in all.")
 
 
+def _middle(image: Image) -> Image:
+    rows, columns = (slice((n - min(n, MAX_SIDE)) // 2, (n + min(n, MAX_SIDE)) // 2) for n in image.shape)
+    return image[rows, columns]
+
+
 def _carry_out(
     task: Task, training: Mapping[str, Image], tests: Mapping[str, Image], shown: str, rng: np.random.Generator
 ) -> Outcome:
@@ -86,10 +94,8 @@ def _carry_out(
         flush=True,
     )
     fit = learn(task, x, y_true)
-    print(
-        f"{fit.n_iter} steps in {fit.seconds:.1f} s, mean squared error {fit.history[0]:.3e} → {fit.loss:.3e}\n",
-        flush=True,
-    )
+    print(f"{fit.n_iter} steps in {fit.seconds:.1f} s, {fit.message}")
+    print(f"Mean squared error {fit.history[0]:.3e} → {fit.loss:.3e}\n", flush=True)
     limit = least_squares(task, x, y_true)
     kernels = {LEARNED: fit.kernel[0, 0], LIMIT: limit}
     scores: dict[str, dict[str, Score]] = {}
@@ -117,10 +123,8 @@ def _print_scores(task: Task, scores: Scores) -> None:
     print(table(scores, HELD_OUT, methods))
     mean = mean_scores(scores, HELD_OUT)
     gap = mean[LIMIT].psnr - mean[LEARNED].psnr
-    print(
-        f"Least squares on the same crops: {mean[LIMIT].psnr:.2f} dB, {gap:+.3f} dB from the learned kernel.",
-        flush=True,
-    )
+    print(f"Least squares on the same crops: {mean[LIMIT].psnr:.2f} dB, {gap:+.3f} dB from the learned kernel.")
+    print(task.note, flush=True)
 
 
 def _panels(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +49,7 @@ def draw(rows: list[Row]) -> bytes:
     figure = Figure(figsize=(2.15 * columns, 2.75 * len(rows)), dpi=100, layout="constrained")
     bands = figure.subfigures(len(rows), 1, squeeze=False)
     for row, band in zip(rows, bands[:, 0]):
-        band.suptitle(row.title, fontsize=10, fontweight="bold", x=0.01, ha="left")
+        band.suptitle(row.title, fontsize=10, fontweight="bold", x=0.01, ha="left", parse_math=False)
         axes = band.subplots(1, columns, width_ratios=[1] * (columns - 1) + [1.15])
         for panel, ax in zip(row.panels, axes):
             ax.imshow(panel.image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -56,7 +57,10 @@ def draw(rows: list[Row]) -> bytes:
         _draw_kernel(axes[-2], row.kernel)
         _draw_loss(axes[-1], row)
     png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        # A file's name may have letters that the font lacks.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 32_000_000
+MAX_PIXELS = 64_000_000
 
 
 class FileError(Exception):

@@ -39,6 +39,8 @@ class Task:
         What is known without learning, made from the input; gain is measured over the first.
     initial_kernel : callable
         Makes the kernel that descent starts from, which does what the first method does.
+    note : str
+        What a reader of the scores should know about the methods.
     """
 
     title: str
@@ -48,6 +50,7 @@ class Task:
     degrade: Callable[[Image, np.random.Generator], Image]
     methods: dict[str, Callable[[Image], Image]]
     initial_kernel: Callable[[int], Image]
+    note: str = ""
 
     @property
     def kernel_size(self) -> int:
@@ -123,5 +126,6 @@ DEBLUR = Task(
     degrade=spoil,
     methods={"blurred": lambda image: image, "Wiener": wiener_deblur},
     initial_kernel=identity_kernel,
+    note="The Wiener filter is told the blur, and its balance was tuned; the kernel has seen examples only.",
 )
 TASKS = {"upscale": UPSCALE, "deblur": DEBLUR}

@@ -1,0 +1,128 @@
+"""The ``fastdeconv`` command."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import fastdeconv as fd
+from fastdeconv.problem import Pass
+
+# Packages of the `images` extra, by the name they are imported under.
+_IMAGES = {"PIL", "matplotlib", "skimage", "tqdm"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 for a failure told in one line, 2 for bad usage.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those of the process if not given.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Signs such as × and letters in file names must not stop a run where the terminal cannot show them.
+            stream.reconfigure(errors="backslashreplace")
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except _CommandError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _IMAGES:
+            raise
+        return _fail(f'{options.command} needs {error.name}: pip install "fastdeconv[images]"')
+    except BrokenPipeError:
+        # Whoever read our output has left; without this the interpreter complains when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted", status=130)
+    return 0
+
+
+class _CommandError(Exception):
+    """What went wrong, in one line for the user."""
+
+
+def _fail(message: str, status: int = 1) -> int:
+    print(f"fastdeconv: error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastdeconv", description="Transposed convolution and what is learned with it by gradient descent."
+    )
+    parser.add_argument("--version", action="version", version=f"fastdeconv {fd.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="learn to enlarge and to deblur photographs, in under a minute",
+        description="Learns one kernel that enlarges photographs twice and one that undoes a blur, measures both on "
+        "photographs that training never saw, and writes a picture, the scores and the kernels.",
+    )
+    demo.add_argument("--image", type=Path, metavar="FILE", help="a picture of your own to measure and show as well")
+    demo.add_argument(
+        "--output", type=Path, default=Path("fastdeconv-demo"), metavar="DIR", help="folder to write to (%(default)s)"
+    )
+    demo.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote there")
+    demo.add_argument("--seed", type=_seed, default=0, help="of the training crops and the noise (%(default)s)")
+    demo.set_defaults(run=_demo)
+
+    info = commands.add_parser("info", help="what fastdeconv found on this machine")
+    info.add_argument("--warm", action="store_true", help="compile the common kernels now, into the cache on disk")
+    info.set_defaults(run=_info)
+
+    explain = commands.add_parser("explain", help="which implementation runs for a problem, and why")
+    explain.add_argument(
+        "descriptor",
+        metavar="DESCRIPTOR",
+        help="for instance mb8ic256ih16iw12oc256oh32ow24kh4kw4sh2sw2ph1pw1",
+    )
+    explain.add_argument("--pass", dest="pass_", choices=get_args(Pass), default="forward", help="(%(default)s)")
+    explain.add_argument("--algorithm", metavar="NAME", help="a kernel's name or the first words of it")
+    explain.set_defaults(run=_explain)
+    return parser
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0; got {text!r}")
+    return int(text)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    # Matplotlib logs a warning where it has no home to keep its fonts in, and makes do.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from fastdeconv.imaging import demo
+    from fastdeconv.imaging.files import FileError
+
+    try:
+        demo.run(options.output, image=options.image, overwrite=options.overwrite, seed=options.seed)
+    except FileError as error:
+        raise _CommandError(str(error)) from error
+
+
+def _info(options: argparse.Namespace) -> None:
+    from fastdeconv.info import report
+
+    print(report(options.warm))
+
+
+def _explain(options: argparse.Namespace) -> None:
+    try:
+        print(fd.explain(options.descriptor, pass_=options.pass_, algorithm=options.algorithm))
+    except (TypeError, ValueError) as error:
+        raise _CommandError(str(error)) from error
