@@ -32,7 +32,7 @@ class Operands:
 
 
 class Fastdeconv:
-    """This package, through its public calls."""
+    """fastdeconv, through its public calls."""
 
     name = "fastdeconv"
 

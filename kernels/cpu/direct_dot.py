@@ -146,6 +146,7 @@ def _bind(g: Geometry) -> Run:
             end = first + count
             add[count](x[first * x_image : end * x_image], gy[first * y_image : end * y_image], sums, int(first == 0))
         gather(sums, gw, splits, columns, elements, column_index)
+        workspace.keep("sums", sums)
 
     return run
 
@@ -202,7 +203,10 @@ def _images(g: Geometry, taps: list[frames.Tap], splits: int) -> Callable[[Array
     compute = dot_units.launcher(g.dtype, units, 2 * g.in_channels * columns * vectors * lanes)
 
     def add(x: Array, gy: Array, sums: Array, begin: int) -> None:
-        compute(fill_x(x), fill_gy(gy), sums, begin, layout, column_at)
+        x_planes, gy_planes = fill_x(x), fill_gy(gy)
+        compute(x_planes, gy_planes, sums, begin, layout, column_at)
+        workspace.keep("planes", x_planes)
+        workspace.keep("gradient_planes", gy_planes)
 
     return add
 

@@ -214,6 +214,7 @@ def _bind(g: Geometry, forward: bool) -> Run:
                 no_bias if bias is None else bias,
                 out[first * out_image : end * out_image],
             )
+        workspace.keep("packed", packed)
 
     if forward:
         return run
@@ -272,7 +273,9 @@ def _images(g: Geometry, forward: bool, taps: list[frames.Tap], tap_start: frame
     compute = tile_units.launcher(g.dtype, units, work)
 
     def run(source: Array, packed: Array, bias: Array, out: Array) -> None:
-        compute(fill(source), packed, bias, out, layout, tap_start, tap_offset, channel_offset)
+        filled = fill(source)
+        compute(filled, packed, bias, out, layout, tap_start, tap_offset, channel_offset)
+        workspace.keep("planes", filled)
 
     return run
 

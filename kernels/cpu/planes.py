@@ -92,7 +92,7 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
 
 
 def filler(slot: str, dtype: str, filling: Filling) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Return a function that copies an array into planes, in a slot of the workspace."""
+    """Return a function that copies an array into planes, taken from a slot of the workspace."""
     launch = fill.launcher(dtype, filling.units, 4 * filling.elements)
 
     def filled(array: NDArray[Any]) -> NDArray[Any]:

@@ -11,22 +11,26 @@ from numpy.typing import NDArray
 # A larger buffer is given back to the system after the call.
 MOST_KEPT = 64 << 20  # bytes, in each slot
 
+_ALIGNMENT = 64  # bytes, a cache line
 _kept = threading.local()
 
 
 def take(slot: str, elements: int, dtype: str) -> NDArray[Any]:
-    """Return an uninitialised vector, valid until the same thread asks for the same slot again."""
+    """Return an uninitialised vector that starts on a cache line.
+
+    It is the caller's alone until `keep` gives it back: a signal handler that runs between two kernels of a call, and
+    calls in turn, gets another.
+    """
     size = elements * np.dtype(dtype).itemsize
-    buffer: NDArray[np.uint8] | None = getattr(_kept, slot, None)
-    if buffer is None or buffer.size < size:
-        buffer = _aligned(size)
-        if size <= MOST_KEPT:
-            setattr(_kept, slot, buffer)
-    return buffer[:size].view(dtype)
+    buffer: NDArray[np.uint8] | None = _kept.__dict__.pop(slot, None)
+    if buffer is None or buffer.size < size + _ALIGNMENT:
+        buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -buffer.__array_interface__["data"][0] % _ALIGNMENT
+    return buffer[start : start + size].view(dtype)
 
 
-def _aligned(size: int) -> NDArray[np.uint8]:
-    """Return bytes that start on a cache line."""
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size]
+def keep(slot: str, vector: NDArray[Any]) -> None:
+    """Give back what `take` returned, for the thread's next call."""
+    buffer = vector.base
+    if isinstance(buffer, np.ndarray) and buffer.size <= MOST_KEPT:
+        _kept.__dict__[slot] = buffer
