@@ -88,6 +88,11 @@ def _private(folder: Path) -> bool:
     return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
+def _digest(path: Path, payload: bytes) -> bytes:
+    """Return the checksum of a file, its name included: under another one it would be run with other arguments."""
+    return hashlib.sha256(path.name.encode() + payload).digest()
+
+
 class DiskCache(_Cache):
     """What a Numba dispatcher asks for compiled code, for one function."""
 
@@ -123,7 +128,7 @@ class DiskCache(_Cache):
             return None
         try:
             data = path.read_bytes()
-            if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+            if _digest(path, data[_DIGEST:]) != data[:_DIGEST]:
                 return None
             return compiler.CompileResult._rebuild(target_context, *pickle.loads(data[_DIGEST:]))
         except Exception:  # whatever a foreign file makes of unpickling, compiling again is right
@@ -141,7 +146,7 @@ class DiskCache(_Cache):
             return
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
+                file.write(_digest(path, payload) + payload)
             os.replace(temporary, path)
         except OSError:
             with contextlib.suppress(OSError):
