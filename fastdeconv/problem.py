@@ -253,6 +253,11 @@ class Problem:
         dilation = as_axes("dilation", dilation, ndim, low=1)
         extra = as_axes("output_padding", output_padding, ndim)
         if output_size is not None:
+            items = _items(output_size)
+            if items is not None and len(items) == len(
+                input_shape
+            ):  # batch and channels first, as torch's layer takes it
+                output_size = as_shape("output_size", output_size)[-ndim:]
             extra = output_padding_for(output_size, size, kernel, stride, padding, dilation, given=extra)
         return cls(
             batch=input_shape[0] if batched else 1,
@@ -293,7 +298,7 @@ def output_padding_for(
 ) -> tuple[int, ...]:
     """Return the output_padding that gives `output_size`, as ``torch.nn.ConvTranspose2d`` chooses it.
 
-    The size may be preceded by batch and channels. `given` is an output_padding that came with it.
+    `given` is an output_padding that came with it.
 
     Raises
     ------
@@ -301,9 +306,6 @@ def output_padding_for(
         No legal output_padding gives it (the message shows the range), or `given` contradicts it.
     """
     ndim = len(input_size)
-    items = _items(output_size)
-    if items is not None and len(items) in (ndim + 1, ndim + 2):
-        output_size = as_shape("output_size", output_size)[-ndim:]
     wanted = as_axes("output_size", output_size, ndim)
     low = tuple(
         (i - 1) * s - 2 * p + d * (k - 1) + 1
