@@ -9,10 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import fastdeconv as fd
-from fastdeconv.problem import Pass
+from fastdeconv.problem import PASSES
 
 # Packages of the `images` extra, by the name they are imported under.
 _IMAGES = {"PIL", "matplotlib", "skimage", "tqdm"}
@@ -30,7 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # Signs such as × and letters in file names must not stop a run where the terminal cannot show them.
             stream.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if options.command == "explain":
+        # A descriptor begins with flags of its own; what they may be is for its parser to say.
+        options.descriptor = " ".join([*unknown, options.descriptor])
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         options.run(options)
         sys.stdout.flush()
@@ -82,16 +87,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     info = commands.add_parser("info", help="what fastdeconv found on this machine")
-    info.add_argument("--warm", action="store_true", help="compile the common kernels now, into the cache on disk")
+    info.add_argument("--warm", action="store_true", help="compile every kernel now, into the cache on disk")
     info.set_defaults(run=_info)
 
     explain = commands.add_parser("explain", help="which implementation runs for a problem, and why")
     explain.add_argument(
         "descriptor",
         metavar="DESCRIPTOR",
-        help="for instance mb8ic256ih16iw12oc256oh32ow24kh4kw4sh2sw2ph1pw1",
+        help="for instance mb8ic256ih16iw12oc256oh32ow24kh4kw4sh2sw2ph1pw1, after --dt=f64 or --unbatched if need be",
     )
-    explain.add_argument("--pass", dest="pass_", choices=get_args(Pass), default="forward", help="(%(default)s)")
+    explain.add_argument("--pass", dest="pass_", choices=PASSES, help="one pass only")
     explain.add_argument("--algorithm", metavar="NAME", help="a kernel's name or the first words of it")
     explain.set_defaults(run=_explain)
     return parser

@@ -1,0 +1,55 @@
+"""Every vector width is the same source: narrower ones are forced and must be as exact."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXACT = """
+import numpy as np
+from cases import EDGE_CASES, call, integers, oracle
+from dataclasses import replace
+from fastdeconv.kernels.cpu import host
+names = ("dcgan", "fsrcnn", "each_axis_its_own", "depthwise", "one_pixel_many_taps", "parallel", "3d", "deblur")
+passes = (("forward", "direct_tile"), ("input_grad", "direct_tile"), ("weight_grad", "direct_dot"))
+for name in names:
+    for dtype in ("float32", "float64"):
+        p = replace(EDGE_CASES[name], dtype=dtype)
+        for pass_, algorithm in passes:
+            a, b = integers(p, pass_)
+            got = call(p, pass_, a, b, algorithm)
+            np.testing.assert_array_equal(got, oracle(p, pass_, a, b), f"{pass_} {algorithm} {p}")
+print(host.VECTOR_BITS, host.REGISTERS)
+"""
+
+
+def run(code: str, bits: str) -> str:
+    environment = os.environ | {"FASTDECONV_SIMD_BITS": bits, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("bits", ["128", "256"])
+def test_narrow_vectors_are_exact(bits):
+    assert run(EXACT, bits).split()[0] == bits
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("bits", ["64", "wide", "256 "])
+def test_impossible_widths_are_named(bits):
+    done = subprocess.run(
+        [sys.executable, "-c", "import fastdeconv"],
+        env=os.environ | {"FASTDECONV_SIMD_BITS": bits}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"FASTDECONV_SIMD_BITS must be 128, 256 or 512; got {bits!r}" in done.stderr
