@@ -25,7 +25,7 @@ print(json.dumps({
     "environment": before[0] == after[0],
     "threads": before[2] == after[2],
     "compiled": sum(len(k._units.overloads) + len(k._parallel.overloads) for k in kernels),
-    "modules": sorted({m.partition(".")[0] for m in after[1] - before[1]} - set(sys.stdlib_module_names) - {"numpy", "numba"}),
+    "modules": sorted({m.partition(".")[0] for m in after[1] - before[1]} - {"numpy", *sys.stdlib_module_names}),
 }))
 """
 

@@ -5,7 +5,7 @@ and phases. Both operands lie in planes of one frame, so neither is transposed a
 zeros around x make what is read beyond a row of gy harmless; a NaN or Inf in gy can therefore reach taps that only
 touch it through padding.
 
-Memory: planes of x (channel, image, row, column) · planes of gy (channel, phase, image, row, column) · sums
+Memory: planes of x (channel, depth, row, image, column) · planes of gy (channel, phase, …) likewise · sums
 (range of pixels, ci, column), where a column is a pair (co, t).
 Parallel over chunks of rows, of columns and, where those are few, over ranges of pixels, whose sums are added in their
 order. How a problem is split depends on its sizes alone, so the result does not depend on the threads.
@@ -14,6 +14,7 @@ Ladder, measured in docs/decisions/0004-direct-kernels.md:
 1. Register tile of 4 ci × 6 columns of accumulator vectors, lanes summed one vector after the other.
 2. Lanes of all accumulators summed together, indices from tables, gy kept in the second-level cache across rows.
 3. A few images at a time, so that their planes are still cached when they are read.
+4. Images side by side, so that the zeros above and below them are not multiplied.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def _height(rows: int, columns: int) -> int:
 
 def _bind(g: Geometry) -> Run:
     g = frames.merged(g)
-    frame = frames.gather_frame(g)
+    frame = frames.gather_frame(g, side_by_side=True)
     taps = sorted(frame.taps, key=lambda t: (t.phase, t.weight))
     source_planes = g.in_channels + g.out_channels * len({t.phase for t in taps})
     parts = frames.parts(g, frames.images_at_once(frame, g, source_planes))
@@ -175,7 +176,7 @@ def _splits(g: Geometry, pixels: int, columns: int) -> int:
 
 def _images(g: Geometry, taps: list[frames.Tap], splits: int) -> Callable[[Array, Array, Array, int], None]:
     """Return the function that adds a batch of this size to the sums, or begins them."""
-    frame = frames.gather_frame(g)
+    frame = frames.gather_frame(g, side_by_side=True)
     phases = sorted({t.phase for t in taps}) or [(0, 0, 0)]
     number = {phase: i for i, phase in enumerate(phases)}
     lanes = host.lanes(g.dtype)

@@ -8,6 +8,10 @@ A plane holds one channel (and phase) of all images, each row followed by the ze
 zeros after a row serve as the zeros before the next one, and likewise for rows and images. A pixel is one
 index into the flattened plane, a tap one constant offset, and vectors run across the ends of rows: what they compute in
 the padding is dropped.
+
+Images lie behind one another, (image, depth, row, column), or side by side, (depth, row, image, column): then all share
+the zeros above and below, which lie outside what is computed, but a vector's pixels belong to many images, and to
+store them one by one costs more than that saves.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ PLANES = np.dtype(
         ("plane", "i8"),  # elements of a plane
         ("lead", "i8"),  # zeros before its first image
         ("pitch", "i8", (3,)),
+        ("steps", "i8", (3,)),  # elements from one image, slice and row to the next
+        ("used", "i8"),  # elements before the zeros behind the last image
         ("keep", "i8", (3,)),  # at most so many elements on each axis are copied; zeros follow
         ("size", "i8", (3,)),  # of the array that is copied
         ("stride", "i8", (3,)),  # distance of the elements of one phase
@@ -60,6 +66,7 @@ class _Axis(NamedTuple):
     taps: list[tuple[int, int, int]]
     pitch: int
     low: int
+    extent: int  # indices that hold results
 
 
 class Frame(NamedTuple):
@@ -75,19 +82,25 @@ class Frame(NamedTuple):
         Zeros that reads before index 0 reach.
     taps : list of Tap
         Those that touch anything.
+    steps : tuple of int
+        Elements of a flattened plane from one image, slice and row to the next.
     total : int
-        Pixels of one plane, all images.
+        Pixels of one plane that are computed, all images.
+    size : int
+        Pixels of one plane.
     """
 
     stride: Axes
     pitch: Axes
     low: Axes
     taps: list[Tap]
+    steps: Axes
     total: int
+    size: int
 
     def flat(self, shift: Axes) -> int:
         """Return the offset of a shift in a flattened plane."""
-        return (shift[0] * self.pitch[1] + shift[1]) * self.pitch[2] + shift[2]
+        return shift[0] * self.steps[1] + shift[1] * self.steps[2] + shift[2]
 
     @property
     def lead(self) -> int:
@@ -98,7 +111,7 @@ class Frame(NamedTuple):
         """Return the elements of a plane whose reads may pass the last pixel by `reach` more."""
         after = max((self.flat(t.shift) for t in self.taps), default=0)
         before = max((-self.flat(t.shift) for t in self.taps), default=0)
-        length = _round_up(self.lead + self.total + max(after, before) + reach, 64)
+        length = _round_up(self.lead + self.size + max(after, before) + reach, 64)
         # An odd number of cache lines keeps neighbouring channels out of the same cache set.
         return length + 16 if length // 16 % 2 == 0 else length
 
@@ -125,9 +138,9 @@ def scatter_frame(g: Geometry) -> Frame:
     return _frame(g, [_axis(g, axis, forward=True) for axis in range(3)])
 
 
-def gather_frame(g: Geometry) -> Frame:
+def gather_frame(g: Geometry, side_by_side: bool = False) -> Frame:
     """Return the frame of both gradients: phases of the output's gradient, indexed by input pixel."""
-    return _frame(g, [_axis(g, axis, forward=False) for axis in range(3)])
+    return _frame(g, [_axis(g, axis, forward=False) for axis in range(3)], side_by_side)
 
 
 def _axis(g: Geometry, axis: int, forward: bool) -> _Axis:
@@ -148,10 +161,10 @@ def _axis(g: Geometry, axis: int, forward: bool) -> _Axis:
     extent = -(-outputs // stride) if forward else inputs
     stored = min(inputs if forward else -(-outputs // stride), last + 1)
     low = -first
-    return _Axis(stride, taps, max(stored + low, last + 1, extent), low)
+    return _Axis(stride, taps, max(stored + low, last + 1, extent), low, extent)
 
 
-def _frame(g: Geometry, axes: list[_Axis]) -> Frame:
+def _frame(g: Geometry, axes: list[_Axis], side_by_side: bool = False) -> Frame:
     taps = []
     for phase0, shift0, k0 in axes[0].taps:
         for phase1, shift1, k1 in axes[1].taps:
@@ -159,12 +172,22 @@ def _frame(g: Geometry, axes: list[_Axis]) -> Frame:
                 index = (k0 * g.kernel[1] + k1) * g.kernel[2] + k2
                 taps.append(Tap((phase0, phase1, phase2), (shift0, shift1, shift2), index))
     pitch = (axes[0].pitch, axes[1].pitch, axes[2].pitch)
+    size = g.batch * math.prod(pitch)
+    if side_by_side:
+        row = g.batch * pitch[2]
+        steps = (pitch[2], pitch[1] * row, row)
+        total = ((axes[0].extent - 1) * pitch[1] + axes[1].extent) * row
+    else:
+        steps = (math.prod(pitch), pitch[1] * pitch[2], pitch[2])
+        total = size
     return Frame(
         stride=(axes[0].stride, axes[1].stride, axes[2].stride),
         pitch=pitch,
         low=(axes[0].low, axes[1].low, axes[2].low),
         taps=taps,
-        total=g.batch * math.prod(pitch),
+        steps=steps,
+        total=total,
+        size=size,
     )
 
 
@@ -189,6 +212,7 @@ def filling(
     layout["batch"], layout["channels"], layout["phases"] = batch, channels, len(phases)
     layout["plane"], layout["lead"] = plane, frame.lead
     layout["pitch"], layout["size"], layout["stride"] = frame.pitch, size, stride
+    layout["steps"], layout["used"] = frame.steps, frame.lead + frame.size
     layout["keep"] = [p - low * shifted for p, low in zip(frame.pitch, frame.low)]
     starts = [i for i, phase in enumerate(phases) if i == 0 or phase[:2] != phases[i - 1][:2]]
     return Filling(
@@ -202,7 +226,7 @@ def filling(
 
 def images_at_once(frame: Frame, g: Geometry, planes: int) -> int:
     """Return how many images to take at a time, so that their planes stay in a cache between filling and use."""
-    image = planes * (frame.total // g.batch) * np.dtype(g.dtype).itemsize
+    image = planes * math.prod(frame.pitch) * np.dtype(g.dtype).itemsize
     parts = min(g.batch, -(-g.batch * image // CACHED))
     return -(-g.batch // max(1, parts))
 

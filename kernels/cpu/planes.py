@@ -43,7 +43,7 @@ def _split_row(
 
 @kernel("T[]", "T[]", PLANES, "int[]", "int[]")
 def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row_start: Any) -> None:
-    """Copy an (N, C, D, H, W) array into planes (channel, phase, image, pitch0, pitch1, pitch2), zeros around.
+    """Copy an (N, C, D, H, W) array into planes (channel, phase, …the frame's order), zeros around.
 
     A unit is one image of the planes of one channel that share rows of the array. ``phase`` lists three offsets a
     phase: the first element on each axis; ``row_start`` where the phases of each kind of row start in it.
@@ -66,14 +66,14 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
             if n == 0:
                 zero_row(planes, top + f * plane, p.lead)
             if n == p.batch - 1:
-                used = p.lead + p.batch * pitch0 * pitch1 * pitch2
-                zero_row(planes, top + f * plane + used, plane - used)
+                zero_row(planes, top + f * plane + p.used, plane - p.used)
         pairs = stride2 == 2 and end - begin == 2
-        at = top + p.lead + n * pitch0 * pitch1 * pitch2
+        image = top + p.lead + n * p.steps[0]
         for i0 in range(pitch0):
             o0 = a0 + i0 * stride0
             for i1 in range(pitch1):
                 o1 = a1 + i1 * stride1
+                at = image + i0 * p.steps[1] + i1 * p.steps[2]
                 inside = i0 < keep0 and o0 < size0 and i1 < keep1 and o1 < size1
                 if stride2 == 1:
                     row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
@@ -88,7 +88,6 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
                 else:
                     for f in range(end - begin):
                         zero_row(planes, at + f * plane, pitch2)
-                at += pitch2
 
 
 def filler(slot: str, dtype: str, filling: Filling) -> Callable[[NDArray[Any]], NDArray[Any]]:
