@@ -185,11 +185,14 @@ def _images(g: Geometry, taps: list[frames.Tap], splits: int) -> Callable[[Array
     channel_step = len(phases) * plane
     columns = g.group_out * len(taps)
     chunks = _chunks(g, columns)
+    # Blocks of equal length: a short one would spend its time on adding up lanes.
+    share = -(-vectors // splits)
+    blocks = -(-share * lanes // _BLOCK)
     layout = np.zeros(1, LAYOUT)
     for name, value in {
         "groups": g.groups, "rows": g.group_in, "columns": columns, "height": chunks.height, "width": chunks.width,
         "row_chunks": chunks.rows, "column_chunks": chunks.columns, "splits": splits, "vectors": vectors,
-        "block_vectors": max(1, _BLOCK // lanes), "lanes": lanes, "lead": frame.lead, "row_step": plane,
+        "block_vectors": -(-share // blocks), "lanes": lanes, "lead": frame.lead, "row_step": plane,
         "group_step": g.group_out * channel_step, "elements": g.in_channels * columns,
     }.items():  # fmt: skip
         layout[name] = value

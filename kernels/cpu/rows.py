@@ -10,6 +10,9 @@ from numba.extending import intrinsic
 
 from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer
 
+# Rows are read one after the other: so many elements ahead are asked for early.
+_AHEAD = 1024
+
 
 def _by_vectors(vectors: Vectors, count: Any, emit: Callable[[Any, Any], None]) -> None:
     """Emit ``emit(first element, None)`` for whole vectors, then ``emit(first element, how many)`` for the rest."""
@@ -61,6 +64,7 @@ def copy_padded(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: An
         source = pointer(context, builder, signature.args[2], row, row_at)
 
         def emit(at: Any, part: Any) -> None:
+            vectors.prefetch(source, builder.add(at, index(_AHEAD)))
             value = vectors.load_first(builder.sub(present, at), source, at)
             if part is None:
                 vectors.store(value, target, at)
@@ -89,6 +93,8 @@ def split_padded(
 
         def emit(at: Any, part: Any) -> None:
             first = builder.mul(at, index(2))
+            for line in range(2):
+                vectors.prefetch(source, builder.add(first, index(_AHEAD + line * lanes)))
             left = builder.sub(present, first)
             low = vectors.load_first(left, source, first)
             high = vectors.load_first(builder.sub(left, index(lanes)), source, builder.add(first, index(lanes)))
