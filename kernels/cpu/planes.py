@@ -55,13 +55,8 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
     keep0, keep1, keep2 = p.keep[0], p.keep[1], p.keep[2]
     kinds = row_start.size - 1
     for unit in range(lo, hi):
-        kind = unit % kinds
-        if p.steps[0] < p.steps[2]:
-            # Images side by side share cache lines, which two threads must not write at once.
-            n, c = unit // kinds % p.batch, unit // (kinds * p.batch)
-        else:
-            # Channel after channel of one image, so that the array is read from front to back.
-            n, c = unit // (kinds * p.channels), unit // kinds % p.channels
+        # All images of a channel by one thread: in one plane they share cache lines.
+        kind, n, c = unit % kinds, unit // kinds % p.batch, unit // (kinds * p.batch)
         begin, end = row_start[kind], row_start[kind + 1]
         a0, a1 = phase[3 * begin], phase[3 * begin + 1]
         top = (c * phases + begin) * plane
