@@ -13,8 +13,8 @@ from pathlib import Path
 import fastdeconv as fd
 from fastdeconv.problem import PASSES
 
-# Packages of the `images` extra, by the name they are imported under.
-_IMAGES = {"PIL", "matplotlib", "skimage", "tqdm"}
+# Packages of the `images` extra that nothing works without, by the name they are imported under.
+_IMAGES = {"PIL", "matplotlib", "skimage"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,9 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _CommandError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _IMAGES:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _IMAGES:
             raise
-        return _fail(f'{options.command} needs {error.name}: pip install "fastdeconv[images]"')
+        return _fail(f'{options.command} needs {missing}: pip install "fastdeconv[images]"')
     except BrokenPipeError:
         # Whoever read our output has left; without this the interpreter complains when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -131,3 +132,7 @@ def _explain(options: argparse.Namespace) -> None:
         print(fd.explain(options.descriptor, pass_=options.pass_, algorithm=options.algorithm))
     except (TypeError, ValueError) as error:
         raise _CommandError(str(error)) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -62,9 +62,10 @@ def parse_descriptor(text: str) -> Problem:
     if not isinstance(text, str):
         raise TypeError(f"a descriptor must be a string; got {shown(text)}")
     dtype, batched = "float32", True
-    words = text.split()
-    while words and words[0].startswith("--"):
-        flag = words.pop(0)
+    word = text.strip()
+    while word.startswith("--"):
+        flag, _, word = word.partition(" ")
+        word = word.lstrip()
         key, _, value = flag.partition("=")
         if key == "--dt" and value in _LONG:
             dtype = _LONG[value]
@@ -72,9 +73,9 @@ def parse_descriptor(text: str) -> Problem:
             batched = False
         else:
             raise ValueError(f"descriptor flag {shown(flag)} is not known; use --dt={'|'.join(_LONG)} or --unbatched")
-    if len(words) != 1:
-        raise ValueError(f"a descriptor is flags and then one word such as mb1ic3ih5iw5oc2kh3kw3; got {shown(text)}")
-    fields = _fields(words[0])
+    if not word:
+        raise ValueError(f"a descriptor is flags and then a problem such as mb1ic3ih5iw5oc2kh3kw3; got {shown(text)}")
+    fields = _fields(word)
     ndim = max(len(_LETTERS) - _LETTERS.index(key[1]) for key in fields if key[0] in "iokspd" and key[1] in _LETTERS)
     axes = _LETTERS[-ndim:]
 
@@ -83,13 +84,13 @@ def parse_descriptor(text: str) -> Problem:
         for a in axes:
             value = fields.get(letter + a, values[-1] if values else default)
             if value is None:
-                raise ValueError(f"descriptor {shown(words[0])} lacks {letter}{a}")
+                raise ValueError(f"descriptor {shown(word)} lacks {letter}{a}")
             values.append(value)
         return tuple(values)
 
     for key in ("ic", "oc"):
         if key not in fields:
-            raise ValueError(f"descriptor {shown(words[0])} lacks {key}")
+            raise ValueError(f"descriptor {shown(word)} lacks {key}")
     input_size, kernel_size = sizes("i", None), sizes("k", None)
     stride, padding = sizes("s", 1), sizes("p", 0)
     dilation = tuple(d + 1 for d in sizes("d", 0))

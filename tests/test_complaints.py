@@ -82,3 +82,26 @@ def test_dilation_and_channels_first_on_a_cpu(pass_):
     a, b = floats(p, pass_)
     want = oracle(p, pass_, a.astype(float), b.astype(float))
     np.testing.assert_allclose(call(p, pass_, a, b), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "arguments"),
+    [
+        ((1, 2, 4, 5, 4), (2, 3, 2, 3, 2), {"padding": 2, "output_padding": 2, "dilation": 1_879_048_192}),
+        ((3, 3, 3, 3, 3), (3, 3, 3, 3, 3), {"output_padding": -1_250_999_896_764, "dilation": 1_250_999_896_764}),
+        ((3, 3, 3, 3, 3), (3, 3, 3, 3, 3), {"stride": ()}),
+    ],
+    ids=["142457", "77901", "121095"],
+)
+def test_arguments_that_corrupt_memory_elsewhere(x, w, arguments):
+    with pytest.raises(ValueError, match=r"output|stride"):
+        fd.conv_transpose3d(np.ones(x), np.ones(w), **arguments)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("kernel", "stride", "even"), [(4, 2, True), (2, 2, True), (3, 2, False), (9, 3, True)])
+def test_checkerboard(kernel, stride, even):
+    """distill.pub/2016/deconv-checkerboard: outputs get equally many products only if the stride divides the kernel."""
+    y = fd.conv_transpose2d(np.ones((9, 9)), np.ones((kernel, kernel)), stride=stride)
+    inside = y[kernel:-kernel, kernel:-kernel]
+    assert (np.ptp(inside) == 0) == even

@@ -57,6 +57,7 @@ def test_round_trip_of_flags(dtype, shape):
         ("kw3iw5oc1ic1", "mb1ic1iw5oc1ow7kw3sw1pw0"),
         ("  --dt=f32   ic1iw5oc1kw3nmy_layer ", "mb1ic1iw5oc1ow7kw3sw1pw0"),
         ("ic1iw5oc1kw3n", "mb1ic1iw5oc1ow7kw3sw1pw0"),
+        ('--dt=f32 ic1iw5oc1kw3n"first layer, 3x3"', "mb1ic1iw5oc1ow7kw3sw1pw0"),
     ],
 )
 def test_what_is_left_out(short, full):

@@ -130,3 +130,41 @@ def test_an_empty_batch_as_torch_returns_it():
     p = problem((0, 4, 5, 6), (4, 3, 3, 3), stride=2)
     want = torch.nn.functional.conv_transpose2d(torch.zeros(p.input_shape), torch.zeros(p.weight_shape), stride=2)
     assert fd.conv_transpose2d(np.zeros(p.input_shape), np.zeros(p.weight_shape), stride=2).shape == tuple(want.shape)
+
+
+def test_drawn_arguments_are_refused_or_served_as_torch_does():
+    """What torch refuses we refuse; we refuse more where it returns nothing, and dilation 0, which it checks at times."""
+    rng = np.random.default_rng(0)
+    served = 0
+    for _ in range(400):  # torch takes long to refuse
+        ndim = int(rng.integers(1, 4))
+
+        def axes(values, ndim=ndim):
+            return tuple(rng.choice(values, ndim).tolist()) if rng.random() < 0.5 else int(rng.choice(values))
+
+        channels, batch = int(rng.choice([1, 2, 4, 6])), [(), (1,), (2,), (0,)][rng.choice(4, p=[0.2, 0.4, 0.3, 0.1])]
+        x = np.ones((*batch, channels, *rng.choice([1, 2, 3, 4, 0], ndim, p=[0.25, 0.25, 0.25, 0.24, 0.01])), "f4")
+        kernel = rng.choice([1, 2, 3, 0], ndim, p=[0.33, 0.33, 0.33, 0.01])
+        w = np.ones((channels if rng.random() < 0.95 else 3, int(rng.choice([1, 2, 3])), *kernel), "f4")
+        bias = np.ones(int(rng.choice([1, 2, 3, 4])), "f4") if rng.random() < 0.2 else None
+        odd = rng.random() < 0.15
+        arguments = {
+            "stride": axes([1, 2, 3, 0, -1] if odd else [1, 2, 3]),
+            "padding": axes([0, 1, 2, -1] if odd else [0, 0, 1]),
+            "output_padding": axes([0, 1, 2, -1] if odd else [0, 0, 0, 0, 0, 1]),
+            "dilation": axes([1, 2, 0, -1] if odd else [1, 2]),
+            "groups": int(rng.choice([1, 2, 0, -1] if odd else [1])),
+        }
+        name = f"conv_transpose{ndim}d"
+        report = f"{name} {x.shape} {w.shape} {arguments} bias {bias is None or bias.shape}"
+        try:
+            tensors = (a if a is None else torch.from_numpy(a) for a in (x, w, bias))
+            want = getattr(torch.nn.functional, name)(*tensors, **arguments).numpy()
+        except (RuntimeError, ValueError, IndexError):
+            with pytest.raises((ValueError, TypeError)):
+                print(report, getattr(fd, name)(x, w, bias, **arguments).shape)
+            continue
+        if want.size and np.min(arguments["dilation"]) > 0:
+            served += 1
+            np.testing.assert_array_equal(getattr(fd, name)(x, w, bias, **arguments), want, report)
+    assert 100 < served < 350

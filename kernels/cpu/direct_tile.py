@@ -58,6 +58,8 @@ LAYOUT = np.dtype(
 
 # So many phases of the last axis are computed before their tiles are interleaved.
 _SIDE_BY_SIDE = 16
+# A sum longer than this is one of partial sums: a plain running total would lose more than rounding must.
+_RUN = 2048
 # Enough units to share among threads.
 _UNITS = 16
 
@@ -124,6 +126,8 @@ def tile_units(
     p = layout[0]
     buffer = np.empty(p.buffer, source.dtype)
     height = p.block_rows
+    depth = height * p.width
+    scratch = p.buffer - 2 * depth
     outer_phases = p.phases[0] * p.phases[1]
     for unit in range(lo, hi):
         row_chunk = unit % p.row_chunks
@@ -146,13 +150,22 @@ def tile_units(
                         start = tap_start[outer * p.phases[2] + first + b]
                         taps = tap_start[outer * p.phases[2] + first + b + 1] - start
                         at = panel + start * p.channels * height
-                        to = b * height * p.width
-                        if taps == 1:  # a loop over channels alone
-                            outer_tile(height, 1, p.channels, weight, at, source, pixels + tap_offset[start], 0,
-                                       channel_offset, 0, buffer, to)  # fmt: skip
-                        else:
-                            outer_tile(height, p.channels, taps, weight, at, source, pixels, p.channel_step,
-                                       tap_offset, start, buffer, to)  # fmt: skip
+                        to = b * depth
+                        step = max(1, _RUN // max(1, taps))
+                        for c in range(0, p.channels, step):
+                            some = min(step, p.channels - c)
+                            target = scratch if c else to
+                            if taps == 1:  # a loop over channels alone
+                                outer_tile(height, 1, some, weight, at + c * height,
+                                           source, pixels + tap_offset[start], 0,
+                                           channel_offset, c, buffer, target)  # fmt: skip
+                            else:
+                                outer_tile(height, some, taps, weight, at + c * taps * height,
+                                           source, pixels + c * p.channel_step, p.channel_step,
+                                           tap_offset, start, buffer, target)  # fmt: skip
+                            if c:
+                                for i in range(depth):
+                                    buffer[to + i] += buffer[scratch + i]
                     _store(buffer, out, bias, p, q0, channel, rows,
                            outer // p.phases[1], outer % p.phases[1], first, count)  # fmt: skip
 
@@ -259,7 +272,7 @@ def _images(g: Geometry, forward: bool, taps: list[frames.Tap], tap_start: frame
         "lead": frame.lead, "total": frame.total, "pitch": frame.pitch, "size": out_size,
         "stride": frame.stride if forward else one, "phases": phases,
         "row_chunks": row_chunks, "phase_chunks": phase_chunks,
-        "buffer": (min(_SIDE_BY_SIDE, phases[2]) + 1) * block_rows * width,
+        "buffer": (min(_SIDE_BY_SIDE, phases[2]) + 2) * block_rows * width,
     }.items():  # fmt: skip
         layout[name] = value
     stride = one if forward else frame.stride
