@@ -133,7 +133,7 @@ def test_an_empty_batch_as_torch_returns_it():
 
 
 def test_drawn_arguments_are_refused_or_served_as_torch_does():
-    """What torch refuses we refuse; we refuse more where it returns nothing, and dilation 0, which it checks at times."""
+    """What torch refuses we refuse, and more where it returns nothing, and dilation 0, which it checks at times."""
     rng = np.random.default_rng(0)
     served = 0
     for _ in range(400):  # torch takes long to refuse
