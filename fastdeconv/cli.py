@@ -110,9 +110,6 @@ def _seed(text: str) -> int:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    # Each step waits for all threads. GNU OpenMP waits by spinning, which on a machine that is busy with other work takes
-    # the core from the very thread that is waited for: descent was 4 to 6 times slower there, 5 % faster on an idle one.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Matplotlib logs a warning where it has no home to keep its fonts in, and makes do.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from fastdeconv.imaging import demo
