@@ -90,11 +90,11 @@ def _carry_out(
     x, y_true = training_pairs(task, training.values(), rng)
     side, count = y_true.shape[-1], len(y_true)
     print(
-        f"\n{task.title}: a {task.kernel_size}×{task.kernel_size} kernel, from {count} crops of {side}×{side}",
+        f"\n{task.title}: kernel of {task.kernel_size}×{task.kernel_size}, from {count} crops of {side}×{side}",
         flush=True,
     )
     fit = learn(task, x, y_true)
-    print(f"{fit.n_iter} steps in {fit.seconds:.1f} s, {fit.message}")
+    print(f"Descent took {fit.seconds:.1f} s and {fit.message}.")
     print(f"Mean squared error {fit.history[0]:.3e} → {fit.loss:.3e}\n", flush=True)
     limit = least_squares(task, x, y_true)
     kernels = {LEARNED: fit.kernel[0, 0], LIMIT: limit}
@@ -124,7 +124,8 @@ def _print_scores(task: Task, scores: Scores) -> None:
     mean = mean_scores(scores, HELD_OUT)
     gap = mean[LIMIT].psnr - mean[LEARNED].psnr
     print(f"Least squares on the same crops: {mean[LIMIT].psnr:.2f} dB, {gap:+.3f} dB from the learned kernel.")
-    print(task.note, flush=True)
+    if task.note:
+        print(task.note)
 
 
 def _panels(

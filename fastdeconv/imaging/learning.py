@@ -18,7 +18,8 @@ Image = NDArray[np.float32]
 
 CROP = 96  # side of a training crop of the truth
 CROPS = 8  # from each photograph
-STEPS = 600
+MAX_STEPS = 500
+TOLERANCE, PATIENCE = 1e-4, 50  # stop when the loss fell by no more than this share of itself in so many steps
 # The inputs' covariance has a condition number of 4e3 (upscale) and 2e4 (deblur), for which this momentum was the best
 # of 0.9, 0.95, 0.97, 0.98 and 0.99 at 200 to 600 steps.
 MOMENTUM = 0.97
@@ -75,8 +76,9 @@ def learn(task: Task, x: Image, y_true: Image, progress: bool | None = None) -> 
         padding=task.padding,
         optimizer=SGD(momentum=MOMENTUM, nesterov=True),
         init=task.initial_kernel(task.kernel_size)[None, None],
-        max_steps=STEPS,
-        tol=0,
+        max_steps=MAX_STEPS,
+        tol=TOLERANCE,
+        patience=PATIENCE,
         progress=progress,
     )
 
