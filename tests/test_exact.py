@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from cases import CASES, EDGE_CASES, IMPLEMENTATIONS, call, declines, integers, oracle, poisoned, runs
 
+from fastdeconv.dispatch import geometry_of
+from fastdeconv.kernels.cpu import frame
 from fastdeconv.problem import PASSES
 
 # Largest magnitude of an input, and what no sum may reach, so that each dtype is exact and a narrower one is not.
@@ -78,3 +80,18 @@ def test_the_last_resort_declines_nothing(pass_):
     last = [implementation for of, implementation in IMPLEMENTATIONS if of == pass_][-1]
     assert last.name == "reference"
     assert not [str(p) for p in CASES.values() if declines(last, pass_, p)]
+
+
+FIVE = {name: replace(p, batch=5, batched=True) for name, p in EDGE_CASES.items() if p.flops < 200_000}
+
+
+@pytest.mark.parametrize(("pass_", "algorithm", "p"), runs(FIVE))
+def test_batches_taken_in_parts(pass_, algorithm, p, monkeypatch):
+    """Kernels take so many images at a time as a cache holds; here it holds two, and the last part has one."""
+    implementation = next(i for of, i in IMPLEMENTATIONS if of == pass_ and i.name == algorithm)
+    monkeypatch.setattr(frame, "images_at_once", lambda *_: 2)
+    a, b = integers(p, pass_)
+    got = poisoned(p, pass_)
+    operands = (a.ravel(), b.ravel(), None) if pass_ == "forward" else (a.ravel(), b.ravel())
+    implementation.bind(geometry_of(p))(*operands, got.reshape(-1))
+    np.testing.assert_array_equal(got, oracle(p, pass_, a, b), f"{pass_} {algorithm} {p}")
