@@ -126,12 +126,12 @@ def _bind(g: Geometry) -> Run:
     g = frames.merged(g)
     frame = frames.gather_frame(g, side_by_side=True)
     taps = sorted(frame.taps, key=lambda t: (t.phase, t.weight))
-    source_planes = g.in_channels + g.out_channels * len({t.phase for t in taps})
+    source_planes = g.in_channels + g.out_channels * len(frames.planes_of(taps))
     parts = frames.parts(g, frames.images_at_once(frame, g, source_planes))
     columns = g.group_out * len(taps)
     elements = g.in_channels * columns
     splits = _splits(g, frame.total // g.batch * parts[0][1], columns)
-    add = {count: _images(g._replace(batch=count), taps, splits) for _, count in parts}
+    add = {n: _images(g._replace(batch=n), taps, splits) for n in {count for _, count in parts}}
     x_image, y_image = (math.prod(shape[1:]) for shape in (g.input_shape, g.output_shape))
     column_index = (np.arange(g.group_out)[:, None] * g.taps + frames.ints([t.weight for t in taps])).reshape(-1)
     gather = collect.launcher(g.dtype, g.in_channels, 4 * splits * elements)
@@ -177,8 +177,8 @@ def _splits(g: Geometry, pixels: int, columns: int) -> int:
 def _images(g: Geometry, taps: list[frames.Tap], splits: int) -> Callable[[Array, Array, Array, int], None]:
     """Return the function that adds a batch of this size to the sums, or begins them."""
     frame = frames.gather_frame(g, side_by_side=True)
-    phases = sorted({t.phase for t in taps}) or [(0, 0, 0)]
-    number = {phase: i for i, phase in enumerate(phases)}
+    number = frames.planes_of(taps)
+    phases = list(number)
     lanes = host.lanes(g.dtype)
     vectors = -(-frame.total // lanes)
     plane = frame.plane(lanes)

@@ -187,13 +187,12 @@ def _bind(g: Geometry, forward: bool) -> Run:
     frame = frames.scatter_frame(g) if forward else frames.gather_frame(g)
     rows, channels = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
     if forward:
-        phases: Axes = tuple(min(s, o) for s, o in zip(frame.stride, g.output))  # type: ignore[assignment]
         taps = sorted(frame.taps, key=lambda t: t.phase)
-        tap_start = _starts(taps, phases)
+        tap_start = _starts(taps, _output_phases(frame, g))
     else:
         taps = sorted(frame.taps, key=lambda t: (t.phase, t.weight))
         tap_start = frames.ints([0, len(taps)])
-    source_planes = g.groups * channels * (1 if forward else len({t.phase for t in taps}))
+    source_planes = g.groups * channels * (1 if forward else len(frames.planes_of(taps)))
     images = frames.images_at_once(frame, g, source_planes)
     block_rows = _block_rows(rows, frame.total // g.batch * images, host.lanes(g.dtype))
     blocks = -(-rows // block_rows)
@@ -207,7 +206,8 @@ def _bind(g: Geometry, forward: bool) -> Run:
     tap_weight = frames.ints([t.weight for t in taps])
 
     parts = frames.parts(g, images)
-    compute = {count: _images(g._replace(batch=count), forward, taps, tap_start, block_rows) for _, count in parts}
+    counts = {count for _, count in parts}
+    compute = {n: _images(g._replace(batch=n), forward, taps, tap_start, block_rows) for n in counts}
     source_image, out_image = (math.prod(shape[1:]) for shape in (g.input_shape, g.output_shape))
     if not forward:
         source_image, out_image = out_image, source_image
@@ -234,6 +234,11 @@ def _bind(g: Geometry, forward: bool) -> Run:
     return lambda gy, w, gx: run(gy, w, None, gx)
 
 
+def _output_phases(frame: frames.Frame, g: Geometry) -> Axes:
+    """Return how many phases the output has on each axis."""
+    return tuple(min(s, o) for s, o in zip(frame.stride, g.output))  # type: ignore[return-value]
+
+
 def _starts(taps: list[frames.Tap], phases: Axes) -> frames.Ints:
     """Return where the taps of each output phase start in the sorted list, and where the last ends."""
     counts = np.zeros(phases, np.int64)
@@ -251,13 +256,13 @@ def _images(g: Geometry, forward: bool, taps: list[frames.Tap], tap_start: frame
     width = outer_columns(block_rows) * host.lanes(g.dtype)
     plane = frame.plane(width)
     if forward:
-        phases: Axes = tuple(min(s, o) for s, o in zip(frame.stride, g.output))  # type: ignore[assignment]
+        phases = _output_phases(frame, g)
         source_phases = [(0, 0, 0)]
         offsets = [-frame.flat(t.shift) for t in taps]
     else:
         phases = one
-        source_phases = sorted({t.phase for t in taps}) or [(0, 0, 0)]
-        number = {phase: i for i, phase in enumerate(source_phases)}
+        number = frames.planes_of(taps)
+        source_phases = list(number)
         offsets = [number[t.phase] * plane + frame.flat(t.shift) for t in taps]
     blocks = -(-rows // block_rows)
     tiles = -(-frame.total // width)

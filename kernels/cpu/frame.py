@@ -22,7 +22,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.geometry import Axes, Geometry
 
 Ints = NDArray[np.int64]
@@ -224,6 +223,11 @@ def filling(
     )
 
 
+def planes_of(taps: list[Tap]) -> dict[Axes, int]:
+    """Return the phases that taps read, sorted, with the number of each one's plane; one plane if there are no taps."""
+    return {phase: i for i, phase in enumerate(sorted({t.phase for t in taps}) or [(0, 0, 0)])}
+
+
 def images_at_once(frame: Frame, g: Geometry, planes: int) -> int:
     """Return how many images to take at a time, so that their planes stay in a cache between filling and use."""
     image = planes * math.prod(frame.pitch) * np.dtype(g.dtype).itemsize
@@ -259,8 +263,3 @@ def ints(values: list[int]) -> Ints:
 
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
-
-
-def vectors(dtype: str, elements: int) -> int:
-    """Return how many vectors hold so many elements."""
-    return -(-elements // host.lanes(dtype))

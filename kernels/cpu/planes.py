@@ -73,15 +73,13 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
                 o1 = a1 + i1 * stride1
                 at = image + i0 * p.steps[1] + i1 * p.steps[2]
                 inside = i0 < keep0 and o0 < size0 and i1 < keep1 and o1 < size1
+                row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
                 if stride2 == 1:
-                    row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
                     copy_padded(planes, at, array, row, min(keep2, size2) if inside else 0, pitch2)
                 elif pairs:
-                    row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
                     present = min(2 * keep2, size2) if inside else 0
                     split_padded(planes, at, at + plane, array, row, present, pitch2)
                 elif inside:
-                    row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
                     _split_row(planes, at, plane, array, row, stride2, keep2, pitch2, size2, phase, begin, end)
                 else:
                     for f in range(end - begin):

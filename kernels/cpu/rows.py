@@ -41,10 +41,7 @@ def zero_row(typing_context: Any, out: Any, out_at: Any, count: Any) -> Any:
         target = pointer(context, builder, signature.args[0], out, out_at)
 
         def emit(at: Any, part: Any) -> None:
-            if part is None:
-                vectors.store(vectors.zero, target, at)
-            else:
-                vectors.store_first(part, vectors.zero, target, at)
+            vectors.store_part(part, vectors.zero, target, at)
 
         _by_vectors(vectors, count, emit)
         return context.get_dummy_value()
@@ -66,10 +63,7 @@ def copy_padded(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: An
         def emit(at: Any, part: Any) -> None:
             vectors.prefetch(source, builder.add(at, index(_AHEAD)))
             value = vectors.load_first(builder.sub(present, at), source, at)
-            if part is None:
-                vectors.store(value, target, at)
-            else:
-                vectors.store_first(part, value, target, at)
+            vectors.store_part(part, value, target, at)
 
         _by_vectors(vectors, count, emit)
         return context.get_dummy_value()
@@ -100,10 +94,7 @@ def split_padded(
             high = vectors.load_first(builder.sub(left, index(lanes)), source, builder.add(first, index(lanes)))
             for b, target in enumerate(targets):
                 half = vectors.select(low, high, list(range(b, 2 * lanes, 2)))
-                if part is None:
-                    vectors.store(half, target, at)
-                else:
-                    vectors.store_first(part, half, target, at)
+                vectors.store_part(part, half, target, at)
 
         _by_vectors(vectors, count, emit)
         return context.get_dummy_value()
@@ -126,10 +117,7 @@ def add_row(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, e
         def emit(at: Any, part: Any) -> None:
             # Rows of a tile are followed by others, so reading past the end of one is harmless.
             value = builder.fadd(vectors.load(source, at), addend)
-            if part is None:
-                vectors.store(value, target, at)
-            else:
-                vectors.store_first(part, value, target, at)
+            vectors.store_part(part, value, target, at)
 
         _by_vectors(vectors, count, emit)
         return context.get_dummy_value()
@@ -159,11 +147,8 @@ def add_pairs(
                 picked = [half * lanes // 2 + i // 2 + i % 2 * lanes for i in range(lanes)]
                 value = vectors.select(a, b, picked)
                 place = builder.add(builder.mul(at, index(2)), index(half * lanes))
-                if part is None:
-                    vectors.store(value, target, place)
-                else:
-                    room = builder.sub(builder.mul(part, index(2)), index(half * lanes))
-                    vectors.store_first(room, value, target, place)
+                room = None if part is None else builder.sub(builder.mul(part, index(2)), index(half * lanes))
+                vectors.store_part(room, value, target, place)
 
         _by_vectors(vectors, count, emit)
         return context.get_dummy_value()

@@ -74,6 +74,13 @@ class Vectors:
         align = ir.Constant(ir.IntType(32), self.bytes)
         self._masked("store", ir.VoidType(), value, self._address(base, offset), align, self._mask(count))
 
+    def store_part(self, part: Any, value: Any, base: Any, offset: Any) -> None:
+        """Write the first `part` lanes, or all of them if it is None."""
+        if part is None:
+            self.store(value, base, offset)
+        else:
+            self.store_first(part, value, base, offset)
+
     def _mask(self, count: Any) -> Any:
         lane = ir.VectorType(INDEX, self.lanes)
         return self.builder.icmp_signed("<", ir.Constant(lane, list(range(self.lanes))), self.splat(count, lane))
