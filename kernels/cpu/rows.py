@@ -1,10 +1,11 @@
-"""Copies of short rows as whole vectors and one masked one."""
+"""Copies of short rows as whole vectors and one masked one, and of elements that a table places."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -151,6 +152,71 @@ def add_pairs(
                 vectors.store_part(room, value, target, place)
 
         _by_vectors(vectors, count, emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def gather(
+    typing_context: Any, out: Any, out_at: Any, array: Any, array_at: Any, table: Any, table_at: Any, count: Any
+) -> Any:
+    """Do ``out[out_at + j] = array[array_at + table[table_at + j]]`` for `count` elements, 0 where the table is negative."""
+    signature = types.void(out, types.int64, array, types.int64, table, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, array, array_at, table, table_at, count = arguments
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        source = pointer(context, builder, signature.args[2], array, array_at)
+        places = pointer(context, builder, signature.args[4], table, table_at)
+        zero = ir.Constant(source.type.pointee, 0)
+
+        def body(j: Any, carried: list[Any]) -> list[Any]:
+            place = builder.load(builder.gep(places, [j]))
+            inside = builder.icmp_signed(">=", place, index(0))
+            value = builder.load(builder.gep(source, [builder.select(inside, place, index(0))]))
+            builder.store(builder.select(inside, value, zero), builder.gep(target, [j]))
+            return carried
+
+        loop(builder, count, [], body)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def scatter(
+    typing_context: Any, out: Any, out_at: Any, table: Any, table_at: Any, row: Any, row_at: Any, extra: Any, add: Any,
+    count: Any,
+) -> Any:  # fmt: skip
+    """Do ``out[out_at + table[table_at + j]] = row[row_at + j] + extra`` for `count` elements.
+
+    Nothing where the table is negative; if `add`, what is there already is added too.
+    """
+    signature = types.void(out, types.int64, table, types.int64, row, types.int64, extra, types.boolean, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, table, table_at, row, row_at, extra, add, count = arguments
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        places = pointer(context, builder, signature.args[2], table, table_at)
+        source = pointer(context, builder, signature.args[4], row, row_at)
+
+        def emit(adding: bool) -> None:
+            def body(j: Any, carried: list[Any]) -> list[Any]:
+                place = builder.load(builder.gep(places, [j]))
+                with builder.if_then(builder.icmp_signed(">=", place, index(0)), likely=True):
+                    value = builder.fadd(builder.load(builder.gep(source, [j])), extra)
+                    at = builder.gep(target, [place])
+                    builder.store(builder.fadd(value, builder.load(at)) if adding else value, at)
+                return carried
+
+            loop(builder, count, [], body)
+
+        with builder.if_else(add) as (then, otherwise):
+            with then:
+                emit(True)
+            with otherwise:
+                emit(False)
         return context.get_dummy_value()
 
     return signature, generate

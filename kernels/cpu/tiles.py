@@ -144,3 +144,55 @@ def inner_tile(
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic
+def product_tile(
+    typing_context: Any,
+    rows: Any, depth: Any,
+    left: Any, left_at: Any, left_step: Any,
+    right: Any, right_at: Any,
+    tile: Any, tile_at: Any, add: Any,
+) -> Any:  # fmt: skip
+    """Compute ``tile[m, q] = Σ_k left[k·left_step + m] · right[k, q]`` over `depth` k, and add to the tile if `add`.
+
+    m runs over `rows`; right and tile have rows of ``outer_columns(rows)`` vectors.
+    """
+    integer = types.int64
+    signature = types.void(integer, integer, left, integer, integer, right, integer, tile, integer, types.boolean)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows, depth, left, left_at, left_step, right, right_at, tile, tile_at, add = arguments
+        types_ = signature.args
+        vectors = Vectors(builder, types_[2].dtype)
+        left_base = pointer(context, builder, types_[2], left, left_at)
+        right_base = pointer(context, builder, types_[5], right, right_at)
+        tile_base = pointer(context, builder, types_[7], tile, tile_at)
+
+        def emit(count: int) -> None:
+            columns = outer_columns(count)
+
+            def body(k: Any, sums: list[Any]) -> list[Any]:
+                at = builder.mul(k, index(columns * vectors.lanes))
+                x = [vectors.load(right_base, builder.add(at, index(r * vectors.lanes))) for r in range(columns)]
+                panel = builder.mul(k, left_step)
+                updated = []
+                for m in range(count):
+                    w = vectors.broadcast(left_base, builder.add(panel, index(m)))
+                    updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
+                return updated
+
+            sums = loop(builder, depth, [vectors.zero] * (count * columns), body)
+            places = [index(i * vectors.lanes) for i in range(len(sums))]
+            with builder.if_else(add) as (then, otherwise):
+                with then:
+                    for value, place in zip(sums, places):
+                        vectors.store(builder.fadd(vectors.load(tile_base, place), value), tile_base, place)
+                with otherwise:
+                    for value, place in zip(sums, places):
+                        vectors.store(value, tile_base, place)
+
+        switch(builder, rows, OUTER_ROWS, emit)
+        return context.get_dummy_value()
+
+    return signature, generate

@@ -92,6 +92,10 @@ class Vectors:
         first = b.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
         return b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), None))
 
+    def constant(self, value: float) -> Any:
+        """Return a vector whose lanes are all one constant."""
+        return ir.Constant(self.type, [value] * self.lanes)
+
     def broadcast(self, base: Any, offset: Any) -> Any:
         """Read one element into all lanes."""
         return self.splat(self.builder.load(self.builder.gep(base, [offset])))

@@ -1,0 +1,1 @@
+"""Transposed convolution by minimal filtering, and plain matrix products as its simplest case."""

@@ -1,0 +1,139 @@
+"""How the outputs of each axis are cut into tiles that need few multiplications.
+
+On one axis the outputs of one phase are a correlation of the input with that phase's taps (see `..frame`). F(m, r)
+computes m outputs of r taps from a window of ``m + r - 1`` inputs with as many multiplications: F(1, 1), F(3, 2) and
+F(2, 3) here (S. Winograd, Arithmetic Complexity of Computations, 1980). All phases with r taps read the same windows,
+each at an output offset of its own, so one transformed window serves all of them: k4 s2 has two phases of two taps.
+
+Where a last window would hold little, the outputs at an edge that one tap alone reaches become segments of their own:
+on 4 inputs, k4 s2 p1 then takes 10 multiplications instead of 14 (direct) or 16 (windows only).
+
+Axes combine as products: a `Group` is one segment of each axis.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+from fastdeconv.kernels.geometry import Geometry
+
+# Outputs of a tile, by the taps of a phase; one more tap, one less output than points.
+OUTPUTS = {1: 1, 2: 3, 3: 2}
+# More combined phases than this need tables out of proportion.
+MOST_PHASES = 64
+# What one more segment costs beside its multiplications, in multiplications.
+_OVERHEAD = 1.5
+
+
+class Phase(NamedTuple):
+    """The outputs ``stride·q + residue`` of one axis in a segment."""
+
+    residue: int
+    taps: tuple[int, ...]  # indices into the kernel, in the order of the inputs they meet
+    start: int  # q of the first tile's first output; tiles follow one another
+
+
+class Segment(NamedTuple):
+    """Tiles along one axis; tile t reads the inputs from ``first + outputs·t`` on."""
+
+    taps: int
+    count: int
+    first: int
+    phases: tuple[Phase, ...]
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a tile in each phase, and the distance of tiles."""
+        return OUTPUTS[self.taps]
+
+    @property
+    def points(self) -> int:
+        """Multiplications of a tile in each phase; also the inputs of its window."""
+        return self.outputs + self.taps - 1
+
+
+Group = tuple[Segment, Segment, Segment]
+
+
+def groups(g: Geometry) -> list[Group] | str:
+    """Return what covers every output of a problem once, or why these tiles do not."""
+    axes: list[list[Segment]] = []
+    for axis in range(3):
+        segments = _segments(
+            g.input[axis], g.output[axis], g.kernel[axis], g.stride[axis], g.padding[axis], g.dilation[axis]
+        )
+        if isinstance(segments, str):
+            return segments
+        axes.append(segments)
+    return [(a, b, c) for a, b, c in itertools.product(*axes)]
+
+
+def multiplications(group: Group) -> int:
+    """Return the products of one group for a pair of channels and one image."""
+    return math.prod(s.points * s.count * len(s.phases) for s in group)
+
+
+def _segments(inputs: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> list[Segment] | str:
+    stride = outputs if inputs == 1 else stride
+    if min(stride, outputs) > MOST_PHASES:
+        return f"an axis has {min(stride, outputs)} phases, more than {MOST_PHASES}"
+    by_taps: dict[int, list[_Phase]] = {}
+    for residue in range(min(stride, outputs)):
+        taps = []
+        for k in range(kernel):
+            shift, of = divmod(dilation * k - padding, stride)
+            if of == residue:
+                taps.append((shift, k))
+        taps.sort(reverse=True)  # the largest shift meets the first input
+        if not 1 <= len(taps) <= 3:
+            return f"a phase has {len(taps)} taps on an axis, and tiles are for 1 to 3"
+        if any(a[0] - b[0] != 1 for a, b in itertools.pairwise(taps)):
+            return "the taps of a phase are not neighbours"
+        in_phase = -(-(outputs - residue) // stride)
+        by_taps.setdefault(len(taps), []).append(_Phase(residue, tuple(k for _, k in taps), taps[0][0], in_phase))
+    segments = []
+    for phases in by_taps.values():
+        segments += _cheapest(phases, inputs)
+    return segments
+
+
+class _Phase(NamedTuple):
+    residue: int
+    taps: tuple[int, ...]
+    shift: int  # of the first tap
+    outputs: int
+
+
+def _cheapest(phases: list[_Phase], inputs: int) -> list[Segment]:
+    """Return windows for phases of equally many taps, and single outputs where those are cheaper than a window."""
+    r = len(phases[0].taps)
+    best: tuple[float, list[Segment]] | None = None
+    for first in range(-max(p.shift for p in phases), -min(p.shift for p in phases) + 1):
+        longest = max(-(-(p.outputs - first - p.shift) // OUTPUTS[r]) for p in phases)
+        for count in range(max(1, longest - 1), max(1, longest) + 1):
+            windows = Segment(r, count, first, tuple(Phase(p.residue, p.taps, first + p.shift) for p in phases))
+            singles = _singles(windows, phases, inputs)
+            if singles is None:
+                continue
+            cost = windows.points * count * len(phases) + (1 + _OVERHEAD) * len(singles)
+            if best is None or cost < best[0]:
+                best = cost, [windows, *singles]
+    assert best is not None  # the first window start with the most windows leaves no single output
+    return best[1]
+
+
+def _singles(windows: Segment, phases: list[_Phase], inputs: int) -> list[Segment] | None:
+    """Return a segment for each output that the windows leave, or None if one has more than a single tap."""
+    singles = []
+    for phase, tiles in zip(phases, windows.phases):
+        stop = tiles.start + windows.outputs * windows.count
+        for q in [*range(min(tiles.start, phase.outputs)), *range(max(0, stop), phase.outputs)]:
+            # Tap j has shift ``phase.shift - j``.
+            reached = [(q - phase.shift + j, k) for j, k in enumerate(phase.taps) if 0 <= q - phase.shift + j < inputs]
+            if len(reached) > 1:
+                return None
+            i, k = reached[0] if reached else (inputs, phase.taps[0])  # no input there: reads as zero
+            singles.append(Segment(1, 1, i, (Phase(phase.residue, (k,), q),)))
+    return singles

@@ -1,0 +1,266 @@
+"""Forward pass and input gradient: batched matrix products between transforms.
+
+Forward: ``y = A [(G w) (B x)]``; input gradient: ``gx = Bᵀ [(G w)ᵀ (Aᵀ gy)]``. Matrices A, B, G act on each axis
+(`transforms`); for each of their points, one matrix product over channels multiplies weights and tiles. Forward: rows
+are (phase, output channel), depth is input channels. Input gradient: rows are input channels, depth is (phase, output
+channel), and tiles that share inputs add up.
+
+Memory: panels of transformed tiles (group, point, panel, row, tile) · weights of one unit (point, depth, row) and their
+products with one panel (point, row, tile), which stay in the second-level cache.
+Parallel over blocks of channels of the result, and over ranges of panels where they write apart; no unit touches
+another's output. A NaN or Inf reaches every output of the tiles that hold it, and what it adds up to there may be NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu.frame import Ints, ints, merged
+from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.rows import gather, scatter
+from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, product_tile
+from fastdeconv.kernels.cpu.winograd import transforms
+from fastdeconv.kernels.cpu.winograd.axes import Group, groups, multiplications
+from fastdeconv.kernels.cpu.winograd.panels import SIDE, largest, places, side, transform, transform_units
+from fastdeconv.kernels.geometry import Geometry, Run
+
+Array = NDArray[Any]
+
+WEIGHTS = np.dtype(
+    [
+        ("rows", "i8"),  # channels of the result, of one group
+        ("block", "i8"),  # of those in a unit
+        ("blocks", "i8"),
+        ("height", "i8"),  # rows of a register tile
+        ("tall", "i8"),  # rows of a unit, whole register tiles
+        ("depth", "i8"),  # channels that are summed over, of one group
+        ("row_phases", "i8"),
+        ("depth_phases", "i8"),
+        ("taps", "i8", (3,)),
+        ("transform", "i8", (3,)),
+        ("points", "i8", (3,)),
+        ("group_step", "i8"),  # strides of the weight array
+        ("row_step", "i8"),
+        ("depth_step", "i8"),
+        ("pitch", "i8"),  # elements of a unit's weights of one point
+        ("run", "i8"),  # products of a running total
+    ]
+)
+
+# Transformed tiles of so many bytes are used before the next ones are made.
+PANELS = 12 << 20
+# Weights of a unit, in bytes.
+_UNIT_WEIGHTS = 384 << 10
+# A sum longer than this is one of partial sums; also the part of a panel that stays in the first-level cache.
+_RUN = 512
+# Enough units to share among threads.
+UNITS = 16
+
+
+@device_function
+def transform_weights(
+    p: Any, weight: Any, start: int, present: int, left: Any, taps: Any, lanes: int, table: Any, tile: Any, scratch: Any
+) -> None:
+    """Transform the weights of a block of channels, ``left[point, (depth phase, depth), (row phase, channel)]``."""
+    elements = p.taps[0] * p.taps[1] * p.taps[2]
+    width = (p.block + lanes - 1) // lanes * lanes
+    half = p.points[0] * p.points[1] * p.points[2] * width
+    phases = p.row_phases * p.depth_phases
+    for i in range(phases * elements):
+        for lane in range(width):
+            table[i * width + lane] = taps[i] + lane * p.row_step if lane < present else -1
+    for f in range(p.depth_phases):
+        for c in range(p.depth):
+            for r in range(p.row_phases):
+                # Whole vectors are written: what one writes too far is overwritten by those that follow.
+                gather(tile, 0, weight, start + c * p.depth_step, table, (f + r) * elements * width, elements * width)
+                transform(p, p.taps, p.points, width // lanes, width, tile, 0, width, left,
+                          (f * p.depth + c) * p.tall + r * p.block, p.pitch, scratch, half)  # fmt: skip
+
+
+@kernel("T[]", "T[]", "T[]", "T[]", WEIGHTS, SIDE, SIDE, "int[]", "int[]", "int", "int", "int", "int")
+def product_units(
+    lo: int, hi: int, panels: Any, weight: Any, bias: Any, out: Any, weights: Any, source: Any, target: Any,
+    offsets: Any, taps: Any, first_panel: int, count: int, splits: int, adding: int,
+) -> None:  # fmt: skip
+    """Compute one block of channels of one group for one of `splits` ranges of `count` panels."""
+    p, q, t = weights[0], source[0], target[0]
+    width, tall, height = t.width, p.tall, p.height
+    points = p.points[0] * p.points[1] * p.points[2]
+    elements = t.elements[0] * t.elements[1] * t.elements[2]
+    depth = p.depth * p.depth_phases
+    half = largest(t) * width
+    left = np.empty(points * p.pitch, out.dtype)
+    products = np.empty(points * tall * width, out.dtype)
+    scratch = np.empty(2 * half, out.dtype)
+    tile = np.empty(elements * width, out.dtype)
+    table = np.empty(p.row_phases * elements * width, np.int64)
+    lanes = width // t.vectors
+    padded = (p.block + lanes - 1) // lanes * lanes
+    tap_count = p.taps[0] * p.taps[1] * p.taps[2] * padded
+    weight_table = np.empty(p.row_phases * p.depth_phases * tap_count, np.int64)
+    weight_tile = np.empty(tap_count, out.dtype)
+    weight_scratch = np.empty(2 * points * padded, out.dtype)
+    for unit in range(lo, hi):
+        split = unit % splits
+        rest = unit // splits
+        block, g = rest % p.blocks, rest // p.blocks
+        first = block * p.block
+        present = min(p.block, p.rows - first)
+        transform_weights(p, weight, g * p.group_step + first * p.row_step, present, left, taps, lanes,
+                          weight_table, weight_tile, weight_scratch)  # fmt: skip
+        for panel in range(count * split // splits, count * (split + 1) // splits):
+            for point in range(points):
+                right = g * q.group_step + point * q.point_step + panel * q.panel_step
+                for k in range(0, depth, p.run):
+                    some = min(p.run, depth - k)
+                    for m in range(0, tall, height):
+                        product_tile(height, some, left, point * p.pitch + k * tall + m, tall,
+                                     panels, right + k * width,
+                                     products, (point * tall + m) * width, k > 0)  # fmt: skip
+            places(table, t, offsets, first_panel + panel)
+            for f in range(p.row_phases):
+                for c in range(present):
+                    transform(t, t.points, t.elements, t.vectors, width,
+                              products, (f * p.block + c) * width, tall * width, tile, 0, width,
+                              scratch, half)  # fmt: skip
+                    channel = g * p.rows + first + c
+                    extra = bias[channel] if bias.size else out.dtype.type(0)
+                    scatter(out, channel * t.plane, table, f * elements * width, tile, 0, extra, adding > 0,
+                            elements * width)  # fmt: skip
+
+
+class _Shape(NamedTuple):
+    """The tiles of a product: rows and vectors of a register tile, channels and rows of a unit."""
+
+    height: int
+    width: int
+    block: int
+    tall: int
+
+
+def _shape(rows: int, phases: int, depth: int, points: int, tiles: int, others: int, dtype: str) -> _Shape:
+    """Return the shape with the least work; `others` are units beside the blocks of channels."""
+    lanes, itemsize = host.lanes(dtype), np.dtype(dtype).itemsize
+    fits = max(1, _UNIT_WEIGHTS // (itemsize * points * depth * phases))
+    wanted = max(1, -(-UNITS // others))
+    most = max(1, min(rows, fits, -(-rows // wanted)))
+
+    def cost(height: int, block: int) -> float:
+        columns = outer_columns(height)
+        tall = -(-block * phases // height) * height
+        work = -(-rows // block) * tall * -(-tiles // (columns * lanes)) * columns * lanes
+        # A product a cycle and column; two loads a cycle; a panel comes from a far cache once a unit.
+        return work * (max(1.0, (columns + height) / 2 / (height * columns)) + 4 / tall)
+
+    height, block = min(
+        ((h, b) for h in range(1, OUTER_ROWS + 1) for b in range(max(1, most // 2), most + 1)), key=lambda s: cost(*s)
+    )
+    return _Shape(height, outer_columns(height) * lanes, block, -(-block * phases // height) * height)
+
+
+def bind(g: Geometry, forward: bool) -> Run:
+    """Return the function that runs the pass."""
+    g = merged(g)
+    parts = groups(g)
+    assert not isinstance(parts, str)
+    runs = [_group(g, group, forward) for group in parts]
+    no_bias = np.empty(0, g.dtype)
+    if forward:
+
+        def run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
+            for each in runs:
+                each(x, w, no_bias if bias is None else bias, y)
+
+        return run
+
+    def run_gradient(gy: Array, w: Array, gx: Array) -> None:
+        gx[:] = 0
+        for each in runs:
+            each(gy, w, no_bias, gx)
+
+    return run_gradient
+
+
+def _group(g: Geometry, group: Group, forward: bool) -> Run:
+    phases = math.prod(len(s.phases) for s in group)
+    points = math.prod(s.points for s in group)
+    tiles = g.batch * math.prod(s.count for s in group)
+    rows, depth = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
+    row_phases, depth_phases = (phases, 1) if forward else (1, phases)
+    lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
+    far = points * depth * depth_phases * itemsize * g.groups  # bytes of a tile's panels
+    # What adds to its result must not be split.
+    others = g.groups * (max(1, min(UNITS // g.groups, tiles // 512)) if forward else 1)
+    shape = _shape(rows, row_phases, depth * depth_phases, points, tiles, others, g.dtype)
+    width = shape.width
+    all_panels = -(-tiles // width)
+    most = max(1, min(all_panels, PANELS // (far * width)))
+    most = -(-all_panels // -(-all_panels // most))  # parts of equal size
+
+    blocks = -(-rows // shape.block)
+    input_step, output_step = g.group_out * g.taps, g.taps
+    weights = np.zeros(1, WEIGHTS)
+    for name, value in {
+        "rows": rows, "block": shape.block, "blocks": blocks, "height": shape.height,
+        "tall": shape.tall, "depth": depth, "row_phases": row_phases, "depth_phases": depth_phases,
+        "taps": [s.taps for s in group], "transform": [transforms.WEIGHT[s.taps] for s in group],
+        "points": [s.points for s in group], "group_step": g.group_in * input_step,
+        "row_step": output_step if forward else input_step, "depth_step": input_step if forward else output_step,
+        "pitch": depth * depth_phases * shape.tall + lanes, "run": _RUN,
+    }.items():  # fmt: skip
+        weights[name] = value
+
+    into = transforms.INPUT if forward else transforms.transposed(transforms.OUTPUT)
+    back = transforms.OUTPUT if forward else transforms.transposed(transforms.INPUT)
+    source, source_offsets = side(g, group, not forward, into, width, lanes)
+    target, target_offsets = side(g, group, forward, back, width, lanes)
+    panel_step = depth * depth_phases * width
+    source["row_step"], source["panel_step"] = width, panel_step
+    source["point_step"] = most * panel_step + 5 * lanes  # points apart by a power of two would share cache sets
+    source["group_step"] = points * source["point_step"]
+    elements = int(g.groups * source["group_step"][0])
+    taps = tap_table(g, group)
+
+    def launchers(count: int) -> tuple[Any, int, Any, int]:
+        chunks = max(1, min(depth * depth_phases, -(-UNITS // (count * g.groups))))
+        splits = max(1, min(count, others // g.groups))
+        work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
+        fill = transform_units.launcher(g.dtype, count * g.groups * chunks, 8 * elements)
+        return fill, chunks, product_units.launcher(g.dtype, g.groups * blocks * splits, work), splits
+
+    calls = {count: launchers(count) for count in {most, all_panels % most} if count}
+
+    def run(array: Array, w: Array, bias: Array, out: Array) -> None:
+        panels = workspace.take("panels", elements, g.dtype)
+        for first in range(0, all_panels, most):
+            count = min(most, all_panels - first)
+            fill, chunks, multiply, splits = calls[count]
+            fill(array, panels, source, source_offsets, first, chunks)
+            multiply(
+                panels, w, bias, out, weights, source, target, target_offsets, taps, first, count, splits,
+                int(not forward),
+            )  # fmt: skip
+        workspace.keep("panels", panels)
+
+    return run
+
+
+def tap_table(g: Geometry, group: Group) -> Ints:
+    """Return where each phase's taps are in a kernel: (phase, tap)."""
+    return ints(
+        [
+            (k0 * g.kernel[1] + k1) * g.kernel[2] + k2
+            for a in group[0].phases
+            for b in group[1].phases
+            for c in group[2].phases
+            for k0 in a.taps
+            for k1 in b.taps
+            for k2 in c.taps
+        ]
+    )

@@ -1,0 +1,102 @@
+"""The transforms of F(3, 2) and F(2, 3), as straight-line vector code.
+
+``y = A [(G w) ∘ (B x)]`` for a window x of 4 inputs: points 0, 1, -1 and infinity, so that both share B and every entry
+is 0, ±1 or ±1/2, exact in binary. Input and weight gradient use the transposed matrices: the three passes are one
+trilinear form.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+def _transposed(matrix: Matrix) -> Matrix:
+    return tuple(zip(*matrix))
+
+
+_B: Matrix = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, -1, 0, 1))
+_G2: Matrix = ((1, 0), (0.5, 0.5), (0.5, -0.5), (0, 1))
+_G3: Matrix = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+_A3: Matrix = ((1, 1, 1, 0), (0, 1, -1, 0), (0, 1, 1, 1))
+_A2: Matrix = ((1, 1, 1, 0), (0, 1, -1, 1))
+
+# Which transform `combine` does, by its place in this table; the first copies.
+_MATRICES: tuple[Matrix, ...] = (
+    ((1,),),
+    _B, _G2, _G3, _A3, _A2,
+    *(_transposed(m) for m in (_B, _G2, _G3, _A3, _A2)),
+)  # fmt: skip
+_TRANSPOSED = 5
+
+# The transform for each number of taps.
+INPUT = {1: 0, 2: 1, 3: 1}
+WEIGHT = {1: 0, 2: 2, 3: 3}
+OUTPUT = {1: 0, 2: 4, 3: 5}
+
+
+def transposed(transforms: dict[int, int]) -> dict[int, int]:
+    """Return the transposed transform for each number of taps."""
+    return {taps: which + _TRANSPOSED if which else 0 for taps, which in transforms.items()}
+
+
+@intrinsic
+def combine(
+    typing_context: Any, which: Any, source: Any, source_at: Any, source_step: Any,
+    target: Any, target_at: Any, target_step: Any, count: Any,
+) -> Any:  # fmt: skip
+    """Do ``target[i·target_step + l] = Σ_j matrix[i][j] · source[j·source_step + l]`` for `count` vectors of l."""
+    integer = types.int64
+    signature = types.void(integer, source, integer, integer, target, integer, integer, integer)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        which, source, source_at, source_step, target, target_at, target_step, count = arguments
+        vectors = Vectors(builder, signature.args[1].dtype)
+        source_base = pointer(context, builder, signature.args[1], source, source_at)
+        target_base = pointer(context, builder, signature.args[4], target, target_at)
+
+        def emit(matrix: Matrix) -> None:
+            def body(v: Any, carried: list[Any]) -> list[Any]:
+                at = builder.mul(v, index(vectors.lanes))
+                x = [
+                    vectors.load(source_base, builder.add(at, builder.mul(source_step, index(j))))
+                    for j in range(len(matrix[0]))
+                ]
+                for i, row in enumerate(matrix):
+                    place = builder.add(at, builder.mul(target_step, index(i)))
+                    vectors.store(_sum(builder, vectors, row, x), target_base, place)
+                return carried
+
+            loop(builder, count, [], body)
+
+        after = builder.append_basic_block("combined")
+        switch = builder.switch(which, after)
+        for number, matrix in enumerate(_MATRICES):
+            block = builder.append_basic_block(f"matrix{number}")
+            switch.add_case(ir.Constant(INDEX, number), block)
+            builder.position_at_end(block)
+            emit(matrix)
+            builder.branch(after)
+        builder.position_at_end(after)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _sum(builder: Any, vectors: Vectors, row: tuple[float, ...], x: list[Any]) -> Any:
+    """Emit ``Σ row[j]·x[j]``; the entries of a row that are not zero have one magnitude."""
+    terms = sorted((v < 0, j) for j, v in enumerate(row) if v)
+    total = x[terms[0][1]]
+    for minus, j in terms[1:]:
+        total = builder.fsub(total, x[j]) if minus else builder.fadd(total, x[j])
+    scale = abs(row[terms[0][1]])
+    if scale != 1:
+        total = builder.fmul(total, vectors.constant(scale))
+    return total
