@@ -47,40 +47,43 @@ WEIGHTS = np.dtype(
         ("group_step", "i8"),  # strides of the weight array
         ("row_step", "i8"),
         ("depth_step", "i8"),
+        ("panels", "i8"),  # that are multiplied before their products are transformed
         ("pitch", "i8"),  # elements of a unit's weights of one point
         ("run", "i8"),  # products of a running total
     ]
 )
 
 # Transformed tiles of so many bytes are used before the next ones are made.
-PANELS = 12 << 20
-# Weights of a unit, in bytes.
-_UNIT_WEIGHTS = 384 << 10
-# A sum longer than this is one of partial sums; also the part of a panel that stays in the first-level cache.
+PANELS = 16 << 20
+# Weights of a unit at one point, in bytes: they stay in the second-level cache while the panels pass by.
+_UNIT_WEIGHTS = 256 << 10
+# Products of a unit that are transformed together, in bytes.
+_PRODUCTS = 1 << 20
+# A sum longer than this is one of partial sums.
 _RUN = 512
 # Enough units to share among threads.
-UNITS = 16
+UNITS = 8
 
 
 @device_function
 def transform_weights(
     p: Any, weight: Any, start: int, present: int, left: Any, taps: Any, lanes: int, table: Any, tile: Any, scratch: Any
 ) -> None:
-    """Transform the weights of a block of channels, ``left[point, (depth phase, depth), (row phase, channel)]``."""
+    """Transform the weights of a block of channels, ``left[point, (depth phase, channel), (row phase, channel)]``."""
     elements = p.taps[0] * p.taps[1] * p.taps[2]
-    width = (p.block + lanes - 1) // lanes * lanes
+    width = (p.tall + lanes - 1) // lanes * lanes
     half = p.points[0] * p.points[1] * p.points[2] * width
-    phases = p.row_phases * p.depth_phases
-    for i in range(phases * elements):
-        for lane in range(width):
-            table[i * width + lane] = taps[i] + lane * p.row_step if lane < present else -1
     for f in range(p.depth_phases):
+        for e in range(elements):
+            for lane in range(width):
+                r, c = lane // p.block, lane % p.block
+                inside = r < p.row_phases and c < present
+                table[e * width + lane] = taps[(f + r) * elements + e] + c * p.row_step if inside else -1
         for c in range(p.depth):
-            for r in range(p.row_phases):
-                # Whole vectors are written: what one writes too far is overwritten by those that follow.
-                gather(tile, 0, weight, start + c * p.depth_step, table, (f + r) * elements * width, elements * width)
-                transform(p, p.taps, p.points, width // lanes, width, tile, 0, width, left,
-                          (f * p.depth + c) * p.tall + r * p.block, p.pitch, scratch, half)  # fmt: skip
+            gather(tile, 0, weight, start + c * p.depth_step, table, 0, elements * width)
+            # Whole vectors are written: what one writes too far is overwritten by the next.
+            transform(p, p.taps, p.points, width // lanes, width, tile, 0, width,
+                      left, (f * p.depth + c) * p.tall, p.pitch, scratch, half)  # fmt: skip
 
 
 @kernel("T[]", "T[]", "T[]", "T[]", WEIGHTS, SIDE, SIDE, "int[]", "int[]", "int", "int", "int", "int")
@@ -96,14 +99,14 @@ def product_units(
     depth = p.depth * p.depth_phases
     half = largest(t) * width
     left = np.empty(points * p.pitch, out.dtype)
-    products = np.empty(points * tall * width, out.dtype)
+    products = np.empty(points * p.panels * tall * width, out.dtype)
     scratch = np.empty(2 * half, out.dtype)
     tile = np.empty(elements * width, out.dtype)
     table = np.empty(p.row_phases * elements * width, np.int64)
     lanes = width // t.vectors
-    padded = (p.block + lanes - 1) // lanes * lanes
+    padded = (tall + lanes - 1) // lanes * lanes
     tap_count = p.taps[0] * p.taps[1] * p.taps[2] * padded
-    weight_table = np.empty(p.row_phases * p.depth_phases * tap_count, np.int64)
+    weight_table = np.empty(tap_count, np.int64)
     weight_tile = np.empty(tap_count, out.dtype)
     weight_scratch = np.empty(2 * points * padded, out.dtype)
     for unit in range(lo, hi):
@@ -114,25 +117,29 @@ def product_units(
         present = min(p.block, p.rows - first)
         transform_weights(p, weight, g * p.group_step + first * p.row_step, present, left, taps, lanes,
                           weight_table, weight_tile, weight_scratch)  # fmt: skip
-        for panel in range(count * split // splits, count * (split + 1) // splits):
+        end = count * (split + 1) // splits
+        for start in range(count * split // splits, end, p.panels):
+            some = min(p.panels, end - start)
             for point in range(points):
-                right = g * q.group_step + point * q.point_step + panel * q.panel_step
-                for k in range(0, depth, p.run):
-                    some = min(p.run, depth - k)
-                    for m in range(0, tall, height):
-                        product_tile(height, some, left, point * p.pitch + k * tall + m, tall,
-                                     panels, right + k * width,
-                                     products, (point * tall + m) * width, k > 0)  # fmt: skip
-            places(table, t, offsets, first_panel + panel)
-            for f in range(p.row_phases):
-                for c in range(present):
-                    transform(t, t.points, t.elements, t.vectors, width,
-                              products, (f * p.block + c) * width, tall * width, tile, 0, width,
-                              scratch, half)  # fmt: skip
-                    channel = g * p.rows + first + c
-                    extra = bias[channel] if bias.size else out.dtype.type(0)
-                    scatter(out, channel * t.plane, table, f * elements * width, tile, 0, extra, adding > 0,
-                            elements * width)  # fmt: skip
+                for panel in range(some):
+                    right = g * q.group_step + point * q.point_step + (start + panel) * q.panel_step
+                    at = (point * p.panels + panel) * tall * width
+                    for k in range(0, depth, p.run):
+                        run = min(p.run, depth - k)
+                        for m in range(0, tall, height):
+                            product_tile(height, run, left, point * p.pitch + k * tall + m, tall,
+                                         panels, right + k * width, products, at + m * width, k > 0)  # fmt: skip
+            for panel in range(some):
+                places(table, t, offsets, first_panel + start + panel)
+                for f in range(p.row_phases):
+                    for c in range(present):
+                        transform(t, t.points, t.elements, t.vectors, width,
+                                  products, (panel * tall + f * p.block + c) * width, p.panels * tall * width,
+                                  tile, 0, width, scratch, half)  # fmt: skip
+                        channel = g * p.rows + first + c
+                        extra = bias[channel] if bias.size else out.dtype.type(0)
+                        scatter(out, channel * t.plane, table, f * elements * width, tile, 0, extra, adding > 0,
+                                elements * width)  # fmt: skip
 
 
 class _Shape(NamedTuple):
@@ -144,12 +151,12 @@ class _Shape(NamedTuple):
     tall: int
 
 
-def _shape(rows: int, phases: int, depth: int, points: int, tiles: int, others: int, dtype: str) -> _Shape:
+def _shape(rows: int, phases: int, depth: int, tiles: int, others: int, dtype: str) -> _Shape:
     """Return the shape with the least work; `others` are units beside the blocks of channels."""
     lanes, itemsize = host.lanes(dtype), np.dtype(dtype).itemsize
-    fits = max(1, _UNIT_WEIGHTS // (itemsize * points * depth * phases))
+    fits = max(16, min(256, _UNIT_WEIGHTS // (itemsize * depth)))
     wanted = max(1, -(-UNITS // others))
-    most = max(1, min(rows, fits, -(-rows // wanted)))
+    most = max(1, min(rows, fits // phases, -(-rows // wanted)))
 
     def cost(height: int, block: int) -> float:
         columns = outer_columns(height)
@@ -197,7 +204,7 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
     far = points * depth * depth_phases * itemsize * g.groups  # bytes of a tile's panels
     # What adds to its result must not be split.
     others = g.groups * (max(1, min(UNITS // g.groups, tiles // 512)) if forward else 1)
-    shape = _shape(rows, row_phases, depth * depth_phases, points, tiles, others, g.dtype)
+    shape = _shape(rows, row_phases, depth * depth_phases, tiles, others, g.dtype)
     width = shape.width
     all_panels = -(-tiles // width)
     most = max(1, min(all_panels, PANELS // (far * width)))
@@ -212,6 +219,7 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
         "taps": [s.taps for s in group], "transform": [transforms.WEIGHT[s.taps] for s in group],
         "points": [s.points for s in group], "group_step": g.group_in * input_step,
         "row_step": output_step if forward else input_step, "depth_step": input_step if forward else output_step,
+        "panels": max(1, min(most, _PRODUCTS // (itemsize * points * shape.tall * width))),
         "pitch": depth * depth_phases * shape.tall + lanes, "run": _RUN,
     }.items():  # fmt: skip
         weights[name] = value
