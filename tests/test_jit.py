@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numba.core.caching import NullCache
 
 from fastdeconv.kernels.cpu.jit import kernel
 
@@ -20,6 +21,10 @@ def fail(lo, hi, out):
     for unit in range(lo, hi):
         if unit == out[0]:
             raise MemoryError
+
+
+for made in (mark, fail):
+    made._units._cache = NullCache()  # the cache on disk knows the content of the package's sources only
 
 
 @pytest.mark.quick

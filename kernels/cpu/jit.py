@@ -1,7 +1,7 @@
 """How a kernel is compiled, cached, and run on one thread or several.
 
 A kernel is a function ``units(lo, hi, ...)`` that does the independent units of work ``lo .. hi - 1``. The same
-machine code runs serially or under a parallel loop, whichever `threads.parallel` allows, so the result cannot depend
+machine code runs serially or under a parallel loop, whichever `threads.enter` allows, so the result cannot depend
 on the choice as long as no unit depends on another.
 """
 
@@ -73,11 +73,15 @@ class Kernel:
             return launch
 
         def launch_parallel(*arguments: Any) -> None:
-            with threads.parallel() as count:
+            call = object()
+            try:
+                count = threads.enter(call)
                 if count > 1:
                     self.entry(dtype, True)(min(units, 8 * count), units, arguments)
                 else:
                     launch(*arguments)
+            finally:
+                threads.leave(call)
 
         return launch_parallel
 
