@@ -1,6 +1,7 @@
 """What an installed package is: all its folders, light to import, silent, and without side effects."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -66,6 +67,14 @@ def test_kernels_know_nothing_of_what_is_above():
         for line in path.read_text(encoding="utf-8").splitlines():
             if "import" in line and "fastdeconv" in line and not line.startswith(" "):
                 assert "fastdeconv.kernels" in line, f"{path}: {line}"
+
+
+@pytest.mark.quick
+def test_the_test_extra_brings_no_library_to_compare_with():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert not [r for r in extras["test"] if re.match(r"torch|tensorflow|jax|onnx", r)]
+    assert "fastdeconv[test,bench]" in extras["dev"]  # where .ci/run gets ONNX Runtime from
+    assert any(r.startswith("onnxruntime") for r in extras["bench"])
 
 
 @pytest.mark.quick
