@@ -2,7 +2,9 @@
 
 Two things go wrong in Numba's threading layers: the workqueue layer aborts the process when two Python threads
 enter it at once, and GNU OpenMP kills a forked child of a process that has used it. So a call under workqueue
-takes its turn or runs serially, and a child forked after the threads started runs serially.
+takes its turn or runs serially, and a child forked after the threads started runs serially. A parallel function that
+is not ours takes no turn: under workqueue it aborts the process if it runs in another Python thread during a call. That
+cannot be seen from here; NUMBA_THREADING_LAYER=omp has no such limit.
 """
 
 from __future__ import annotations
