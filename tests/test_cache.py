@@ -17,20 +17,20 @@ PACKAGE = Path(fastdeconv.__file__).parent
 
 # Prints how many kernels had to be compiled, and where they are kept.
 COUNT = """
-from fastdeconv.kernels.cpu import cache, direct_loops, jit, planes
-units = [k for m in (direct_loops, planes) for k in vars(m).values() if isinstance(k, jit.Kernel)]
-print(sum(sum(f.stats.cache_misses.values()) for k in units for f in (k._units, k._parallel)), cache.directory()[0])
+from fastdeconv.kernels.cpu import cache, direct_loops, jit, planes, shared_loop
+units = [k._units for m in (direct_loops, planes) for k in vars(m).values() if isinstance(k, jit.Kernel)]
+functions = [*units, shared_loop._loop, shared_loop._share]
+print(sum(sum(f.stats.cache_misses.values()) for f in functions), cache.directory()[0])
 """
 # One small kernel.
-CALL = (
-    """
+SMALL = """
+import os
 import numpy as np
 import fastdeconv as fd
 y = fd.conv_transpose2d(np.ones((5, 5), "float32"), np.ones((3, 3), "float32"))
 assert y.max() == 9 and y[0, 0] == 1, y
 """
-    + COUNT
-)
+CALL = SMALL + COUNT
 # The large ones, with threads.
 LARGE = (
     """
@@ -197,6 +197,32 @@ def test_the_cache_of_a_relative_folder(tmp_path):
     assert run(env={"NUMBA_CACHE_DIR": "here"}, cwd=tmp_path)[0] > 0
     assert kernels(tmp_path / "here")
     assert run(env={"NUMBA_CACHE_DIR": "here"}, cwd=tmp_path)[0] == 0
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path):
+    """Also for what is compiled after the program has changed its directory."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    other = SMALL.replace('"float32"', '"float64"') + COUNT
+    code = SMALL + f"os.chdir({str(elsewhere)!r})\n" + other
+    compiled, folder = run(env={"NUMBA_CACHE_DIR": "here"}, cwd=tmp_path, code=code)
+    assert compiled > 0
+    assert Path(folder).parent == tmp_path / "here" / "fastdeconv"
+    assert not list(elsewhere.iterdir())
+    assert run(env={"NUMBA_CACHE_DIR": "here"}, cwd=tmp_path, code=other)[0] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="permissions are POSIX's")
+@pytest.mark.parametrize("mask", [0o002, 0o000])
+def test_folders_are_private_whatever_the_umask(tmp_path, mask):
+    base = tmp_path / "cache" / "of" / "mine"
+    code = f"import os\nos.umask({mask})\n" + CALL
+    compiled, folder = run(env={"NUMBA_CACHE_DIR": str(base)}, code=code)
+    assert compiled > 0
+    assert Path(folder).parent == base / "fastdeconv"
+    for path in (Path(folder), Path(folder).parent):
+        assert path.stat().st_mode & 0o777 == 0o700
+    assert run(env={"NUMBA_CACHE_DIR": str(base)}, code=code)[0] == 0
 
 
 @pytest.mark.quick

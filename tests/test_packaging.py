@@ -1,6 +1,7 @@
 """What an installed package is: all its folders, light to import, silent, and without side effects."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -18,13 +19,13 @@ import numba, numpy
 before = dict(os.environ), set(sys.modules), len(os.listdir("/proc/self/task"))
 import fastdeconv
 after = dict(os.environ), set(sys.modules), len(os.listdir("/proc/self/task"))
-from fastdeconv.kernels.cpu import direct_dot, direct_loops, direct_tile, jit, planes
+from fastdeconv.kernels.cpu import direct_dot, direct_loops, direct_tile, jit, planes, shared_loop
 modules = (direct_dot, direct_loops, direct_tile, planes)
-kernels = [k for m in modules for k in vars(m).values() if isinstance(k, jit.Kernel)]
+kernels = [k._units for m in modules for k in vars(m).values() if isinstance(k, jit.Kernel)]
 print(json.dumps({
     "environment": before[0] == after[0],
     "threads": before[2] == after[2],
-    "compiled": sum(len(k._units.overloads) + len(k._parallel.overloads) for k in kernels),
+    "compiled": sum(len(f.overloads) for f in (*kernels, shared_loop._loop, shared_loop._share)),
     "modules": sorted({m.partition(".")[0] for m in after[1] - before[1]} - {"numpy", *sys.stdlib_module_names}),
 }))
 """
@@ -66,6 +67,14 @@ def test_kernels_know_nothing_of_what_is_above():
         for line in path.read_text(encoding="utf-8").splitlines():
             if "import" in line and "fastdeconv" in line and not line.startswith(" "):
                 assert "fastdeconv.kernels" in line, f"{path}: {line}"
+
+
+@pytest.mark.quick
+def test_the_test_extra_brings_no_library_to_compare_with():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert not [r for r in extras["test"] if re.match(r"torch|tensorflow|jax|onnx", r)]
+    assert "fastdeconv[test,bench]" in extras["dev"]  # where .ci/run gets ONNX Runtime from
+    assert any(r.startswith("onnxruntime") for r in extras["bench"])
 
 
 @pytest.mark.quick

@@ -16,7 +16,7 @@ LAYERS = ["omp", "workqueue"]
 
 # Problems that start threads and some that do not, in all passes; every result is compared with the first one's bits.
 WORK = """
-import os, signal, sys, threading, multiprocessing
+import os, signal, sys, threading, time, multiprocessing
 import numpy as np, numba
 import fastdeconv as fd
 from fastdeconv.dispatch import plan
@@ -153,6 +153,76 @@ def test_fork_while_another_thread_computes(layer):
     assert out.split() == ["0"]
 
 
+@pytest.mark.parametrize("where", ["in_another_thread", "around_the_fork"])
+def test_fork_during_compilation(where):
+    """A compiling thread holds Numba's lock, which the child must not inherit: whoever holds it is not there."""
+    out = run(
+        f"""
+        from numba.core.compiler_lock import global_compiler_lock
+        from numba.np.ufunc import parallel as layer
+        signal.alarm(100)
+        held = threading.Event()
+        def hold():
+            with global_compiler_lock, layer._backend_init_thread_lock:
+                held.set()
+                time.sleep(0.5)
+        def fork():
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                compute()
+                os._exit(0 if fd.get_num_threads() == 2 else 1)
+            return child
+        if {where!r} == "in_another_thread":
+            other = threading.Thread(target=hold)
+            other.start()
+            held.wait()
+            child = fork()
+            other.join()
+        else:
+            with global_compiler_lock, layer._backend_init_thread_lock:
+                child = fork()
+        code = os.waitpid(child, 0)[1]
+        free = threading.Thread(target=hold)  # the parent's locks are whole
+        free.start()
+        free.join()
+        print(code, len(compute()) > 0)
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert out.split() == ["0", "True"]
+
+
+def test_fork_while_another_thread_compiles(tmp_path):
+    out = run(
+        """
+        from numba.core.compiler_lock import global_compiler_lock
+        signal.alarm(100)
+        def call():
+            return fd.conv_transpose2d(np.ones((1, 4, 64, 64)), np.ones((4, 4, 3, 3))).tobytes()
+        other = threading.Thread(target=call)
+        other.start()
+        lock = global_compiler_lock._lock
+        while lock.acquire(blocking=False):  # until it compiles
+            lock.release()
+            time.sleep(0.01)
+        codes = []
+        while other.is_alive() and len(codes) < 3:
+            child = os.fork()
+            if child == 0:
+                signal.alarm(50)
+                call()
+                os._exit(0)
+            codes.append(os.waitpid(child, 0)[1])
+        other.join()
+        print(len(codes) > 0, sum(codes), len(call()) > 0)
+        """,
+        NUMBA_CACHE_DIR=str(tmp_path),
+        NUMBA_NUM_THREADS="2",
+    )
+    assert out.split() == ["True", "0", "True"]
+
+
 def test_a_signal_handler_may_call_during_a_call():
     out = run(
         """
@@ -169,6 +239,51 @@ def test_a_signal_handler_may_call_during_a_call():
         """
     )
     assert out.split() == ["True", "1"]
+
+
+def test_an_interrupted_call_leaves_the_threads_to_the_next():
+    """An exception wherever a signal handler can raise one: on entering a function, and after a builtin one."""
+    out = run(
+        """
+        from fastdeconv.kernels.cpu import jit, threads
+        files, parallel = (jit.__file__, threads.__file__), []
+        entry = jit.Kernel.entry
+        def observed(self, dtype, several):
+            parallel.append(several)
+            return entry(self, dtype, several)
+        jit.Kernel.entry = observed
+        x, w = np.ones((1, 4, 64, 64)), np.ones((4, 4, 3, 3))
+        def call():
+            fd.conv_transpose2d(x, w)
+            return True in parallel
+        def interrupt(frame, event, _):
+            global left
+            if event in ("call", "c_return") and frame.f_code.co_filename in files:
+                left -= 1
+                if left == 0:
+                    raise KeyboardInterrupt
+        assert call()
+        at = 0
+        while True:
+            at += 1
+            left = at
+            sys.setprofile(interrupt)
+            try:
+                call()
+            except KeyboardInterrupt:
+                sys.setprofile(None)
+            else:
+                sys.setprofile(None)
+                break
+            parallel.clear()
+            if not call():
+                print("serial ever after interruption", at)
+        print(numba.threading_layer(), at > 10)
+        """,
+        NUMBA_THREADING_LAYER="workqueue",
+        NUMBA_NUM_THREADS="2",
+    )
+    assert out.split() == ["workqueue", "True"]
 
 
 def test_the_same_bits_with_any_number_of_threads():

@@ -6,7 +6,8 @@ entries in the shared index. Here the directory is named after the content of al
 under them, every file is named after what it holds and carries its checksum, and whatever cannot be read or written
 means one more compilation, never an error.
 
-The files are unpickled, so a directory that other users can write to is not used.
+The files are unpickled, so a directory that other users can write to is not used. A relative NUMBA_CACHE_DIR counts
+from the current directory of the first call.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def directory() -> tuple[Path | None, str]:
         return None, "no cache: no home directory and NUMBA_CACHE_DIR is not set"
     path = root / _version()
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (root, path):  # not by `parents`, which leaves the mode of all but the last to the umask
+            folder.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
@@ -58,7 +61,7 @@ def directory() -> tuple[Path | None, str]:
 
 def _root() -> Path | None:
     if config.CACHE_DIR:
-        return Path(config.CACHE_DIR) / "fastdeconv"
+        return Path(config.CACHE_DIR, "fastdeconv").absolute()
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA", "")
     elif sys.platform == "darwin":

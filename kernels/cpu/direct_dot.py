@@ -127,11 +127,11 @@ def _bind(g: Geometry) -> Run:
     frame = frames.gather_frame(g, side_by_side=True)
     taps = sorted(frame.taps, key=lambda t: (t.phase, t.weight))
     source_planes = g.in_channels + g.out_channels * len(frames.planes_of(taps))
-    parts = frames.parts(g, frames.images_at_once(frame, g, source_planes))
+    images = frames.images_at_once(frame, g, source_planes)
     columns = g.group_out * len(taps)
     elements = g.in_channels * columns
-    splits = _splits(g, frame.total // g.batch * parts[0][1], columns)
-    add = {n: _images(g._replace(batch=n), taps, splits) for n in {count for _, count in parts}}
+    splits = _splits(g, frame.total // g.batch * images, columns)
+    add = {n: _images(g._replace(batch=n), taps, splits) for n in frames.part_sizes(g, images)}
     x_image, y_image = (math.prod(shape[1:]) for shape in (g.input_shape, g.output_shape))
     column_index = (np.arange(g.group_out)[:, None] * g.taps + frames.ints([t.weight for t in taps])).reshape(-1)
     gather = collect.launcher(g.dtype, g.in_channels, 4 * splits * elements)
@@ -143,7 +143,7 @@ def _bind(g: Geometry) -> Run:
         if not taps:
             return
         sums = workspace.take("sums", splits * elements, g.dtype)
-        for first, count in parts:
+        for first, count in frames.parts(g, images):
             end = first + count
             add[count](x[first * x_image : end * x_image], gy[first * y_image : end * y_image], sums, int(first == 0))
         gather(sums, gw, splits, columns, elements, column_index)

@@ -205,9 +205,8 @@ def _bind(g: Geometry, forward: bool) -> Run:
     pack = planes.pack.launcher(g.dtype, g.groups * pack_chunks, 4 * packed_elements)
     tap_weight = frames.ints([t.weight for t in taps])
 
-    parts = frames.parts(g, images)
-    counts = {count for _, count in parts}
-    compute = {n: _images(g._replace(batch=n), forward, taps, tap_start, block_rows) for n in counts}
+    sizes = frames.part_sizes(g, images)
+    compute = {n: _images(g._replace(batch=n), forward, taps, tap_start, block_rows) for n in sizes}
     source_image, out_image = (math.prod(shape[1:]) for shape in (g.input_shape, g.output_shape))
     if not forward:
         source_image, out_image = out_image, source_image
@@ -219,7 +218,7 @@ def _bind(g: Geometry, forward: bool) -> Run:
             w, packed, pack_chunks, blocks, rows, block_rows, channels,
             g.group_in * input_step, channel_step, row_step, len(taps), tap_start, tap_weight,
         )  # fmt: skip
-        for first, count in parts:
+        for first, count in frames.parts(g, images):
             end = first + count
             compute[count](
                 source[first * source_image : end * source_image],

@@ -17,6 +17,7 @@ store them one by one costs more than that saves.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -235,9 +236,15 @@ def images_at_once(frame: Frame, g: Geometry, planes: int) -> int:
     return -(-g.batch // max(1, parts))
 
 
-def parts(g: Geometry, images: int) -> list[tuple[int, int]]:
-    """Return the (first, count) of each part of a batch."""
-    return [(first, min(images, g.batch - first)) for first in range(0, g.batch, images)]
+def parts(g: Geometry, images: int) -> Iterator[tuple[int, int]]:
+    """Yield the (first, count) of each part of a batch."""
+    for first in range(0, g.batch, images):
+        yield first, min(images, g.batch - first)
+
+
+def part_sizes(g: Geometry, images: int) -> set[int]:
+    """Return the counts of `parts`, at most two, in a time that does not grow with the batch."""
+    return {min(images, g.batch), g.batch % images} - {0}
 
 
 def too_large(g: Geometry, forward: bool) -> str | None:

@@ -1,7 +1,7 @@
 """How a kernel is compiled, cached, and run on one thread or several.
 
 A kernel is a function ``units(lo, hi, ...)`` that does the independent units of work ``lo .. hi - 1``. The same
-function runs serially or under a parallel loop, whichever `threads.parallel` allows, so the result cannot depend
+machine code runs serially or under a parallel loop, whichever `threads.enter` allows, so the result cannot depend
 on the choice as long as no unit depends on another.
 """
 
@@ -12,17 +12,15 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import njit, prange, types
+from numba import njit, types
 
-from fastdeconv.kernels.cpu import threads
+from fastdeconv.kernels.cpu import shared_loop, threads
 from fastdeconv.kernels.cpu.cache import DiskCache
-
-# error_model: division by zero must not raise inside a kernel; nogil: calls from several Python threads overlap.
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+from fastdeconv.kernels.cpu.shared_loop import OPTIONS
 
 # For functions that allocate nothing: without this, a call counts references to every array it passes, and takes 40 ns
-# where a short row takes 10.
-device_function = njit(_nrt=False, forceinline=True, **OPTIONS)
+# where a short row takes 10. Nothing calls them from Python or C.
+device_function = njit(_nrt=False, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
 
 Entry = Callable[..., None]
 
@@ -43,21 +41,19 @@ class Kernel:
         self.module = units.__module__
         self.name = f"{units.__module__.rpartition('.')[2]}.{units.__name__}"
         self._arguments = arguments
-        self._units = njit(**OPTIONS)(units)
+        self._units = njit(no_cfunc_wrapper=True, **OPTIONS)(units)
         self._units._cache = DiskCache(self.name)
-        self._parallel = njit(parallel=True, **OPTIONS)(_parallel_version(self._units))
-        self._parallel._cache = DiskCache(self.name + ".parallel")
         self._entries: dict[tuple[str, bool], Entry] = {}
 
     def entry(self, dtype: str, parallel: bool) -> Entry:
         """Return the compiled function: ``(lo, hi, *arguments)`` serial, ``(chunks, units, arguments)`` parallel."""
         key = dtype, parallel
         if key not in self._entries:
-            function = self._parallel if parallel else self._units
             arguments = [_numba_type(a, dtype) for a in self._arguments]
-            signature = (types.int64, types.int64, *([types.Tuple(arguments)] if parallel else arguments))
-            function.compile(signature)
-            self._entries[key] = function.overloads[signature].entry_point
+            signature = (types.int64, types.int64, *arguments)
+            self._units.compile(signature)
+            compiled = self._units.overloads[signature]
+            self._entries[key] = shared_loop.entry(compiled, arguments) if parallel else compiled.entry_point
         return self._entries[key]
 
     def launcher(self, dtype: str, units: int, work: int) -> Entry:
@@ -77,11 +73,15 @@ class Kernel:
             return launch
 
         def launch_parallel(*arguments: Any) -> None:
-            with threads.parallel() as count:
+            call = object()
+            try:
+                count = threads.enter(call)
                 if count > 1:
                     self.entry(dtype, True)(min(units, 8 * count), units, arguments)
                 else:
                     launch(*arguments)
+            finally:
+                threads.leave(call)
 
         return launch_parallel
 
@@ -89,14 +89,6 @@ class Kernel:
 def kernel(*arguments: str | np.dtype[Any]) -> Callable[[Callable[..., None]], Kernel]:
     """Make a `Kernel` of a function."""
     return lambda units: Kernel(units, *arguments)
-
-
-def _parallel_version(units: Any) -> Callable[..., None]:
-    def run(chunks: int, count: int, arguments: tuple[Any, ...]) -> None:
-        for chunk in prange(chunks):
-            units(count * chunk // chunks, count * (chunk + 1) // chunks, *arguments)
-
-    return run
 
 
 def _numba_type(argument: str | np.dtype[Any], dtype: str) -> types.Type:

@@ -2,53 +2,59 @@
 
 Two things go wrong in Numba's threading layers: the workqueue layer aborts the process when two Python threads
 enter it at once, and GNU OpenMP kills a forked child of a process that has used it. So a call under workqueue
-takes its turn or runs serially, and a child forked after the threads started runs serially.
+takes its turn or runs serially, and a child forked after the threads started runs serially. A parallel function that
+is not ours takes no turn: under workqueue it aborts the process if it runs in another Python thread during a call. That
+cannot be seen from here; NUMBA_THREADING_LAYER=omp has no such limit.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as _layer
 
 # Operations below which starting threads costs more than it saves.
 WORTH_STARTING = 400_000
 
-_turn = threading.Lock()
+_inside: set[object] = set()  # calls that run threads of the workqueue layer, or look whether they may
 _unsafe_after_fork = False
 
 
 def _after_fork() -> None:
-    global _turn, _unsafe_after_fork
-    _turn = threading.Lock()  # the thread that held it is not in this process
+    global _unsafe_after_fork
+    _inside.clear()  # other threads' calls are not in this process
     _unsafe_after_fork = _unsafe_after_fork or bool(_layer._is_initialized)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+    # A child inherits locks as they are, but not the threads that would release them: it would wait for ever. So a fork
+    # waits for compilations in other threads. The last one registered is taken first, as Numba does.
+    for _lock in (_layer._backend_init_thread_lock, global_compiler_lock):
+        os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
-@contextmanager
-def parallel() -> Iterator[int]:
-    """Give the number of threads that a parallel loop inside may use; 1 means run serially."""
+def enter(call: object) -> int:
+    """Return the number of threads that a parallel loop may use until `leave(call)`; 1 means run serially.
+
+    `call` is any new object. Leave in a ``finally`` whose ``try`` encloses this call, which may be interrupted.
+    """
     if _unsafe_after_fork:
-        yield 1
-        return
-    count = numba.get_num_threads()
+        return 1
+    count = int(numba.get_num_threads())
     if count == 1 or numba.threading_layer() != "workqueue":
-        yield count
-        return
-    if not _turn.acquire(blocking=False):
-        yield 1
-        return
-    try:
-        yield count
-    finally:
-        _turn.release()
+        return count
+    _inside.add(call)
+    if len(_inside) == 1:
+        return count
+    _inside.discard(call)
+    return 1
+
+
+# No function around it: the exception of a signal handler could come before its first line.
+leave = _inside.discard
 
 
 def set_num_threads(n: int) -> None:
