@@ -41,21 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with commas: all, listed, quick, 1d, 2d, 3d, unseen, unseen:SEED, names, descriptors (quick)",
     )  # fmt: skip
     parser.add_argument(
-        "--pass", dest="passes", type=_several(TIMED), metavar="PASSES", help=f"with commas: {', '.join(TIMED)}"
+        "--pass", dest="passes", type=several(TIMED), metavar="PASSES", help=f"with commas: {', '.join(TIMED)}"
     )
     parser.add_argument(
-        "--dtype", dest="dtypes", type=_several(DTYPES), default=[], metavar="TYPES", help="float32,float64"
+        "--dtype", dest="dtypes", type=several(DTYPES), default=[], metavar="TYPES", help="float32,float64"
     )
     parser.add_argument("--batch", type=_batches, default=[], metavar="SIZES", help="instead of those of the layers")
     parser.add_argument(
-        "--peers", type=_several(("all", "none", *peers)), default=["all"], metavar="NAMES",
+        "--peers", type=several(("all", "none", *peers)), default=["all"], metavar="NAMES",
         help=f"all, none, or with commas: {', '.join(peers)} (all that are installed)",
     )  # fmt: skip
     parser.add_argument("--rounds", type=_at_least(1), metavar="N", help="measurements of each contender (7)")
     parser.add_argument("--threads", type=_at_least(1), metavar="N", help="of every contender (Numba's)")
     parser.add_argument("--budget", type=_seconds, metavar="SECONDS", help="start no row after; 0 is without end (90)")
     parser.add_argument(
-        "--sections", type=_several(("all", "none", *SECTIONS)), metavar="NAMES",
+        "--sections", type=several(("all", "none", *SECTIONS)), metavar="NAMES",
         help=f"with commas, after the rows: {', '.join(SECTIONS)} (none)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
@@ -176,7 +176,9 @@ def _all(names: list[str], known: tuple[str, ...]) -> list[str]:
     return list(known) if "all" in names else [name for name in known if name in names]
 
 
-def _several(known: tuple[str, ...]) -> Any:
+def several(known: tuple[str, ...]) -> Any:
+    """Return a reader of a list with commas for argparse."""
+
     def names(text: str) -> list[str]:
         parts = [part.strip() for part in text.split(",")]
         for part in parts:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from fastdeconv.bench.contenders import CONTENDERS
@@ -108,10 +109,11 @@ def _first_call(contender: Contender, operands: Operands, pass_: TimedPass) -> d
 
 
 def _memory(contender: Contender, operands: Operands, pass_: TimedPass) -> dict[str, float]:
-    # What the library keeps for good (threads, code) is there after calls on a piece of the layer.
-    compute = contender.compute(Operands(piece(operands.problem, 1 / 32)), pass_)
-    compute()
+    # What the library keeps for good (threads, code) is there after a call on a piece of the layer.
+    contender.compute(Operands(piece(operands.problem, 1 / 32)), pass_)()
     compute = contender.compute(operands, pass_)
+    # Start the high-water mark anew: importing and compiling may have needed more than the call will.
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _peak()
     value = compute()
     after = _peak()
@@ -120,10 +122,9 @@ def _memory(contender: Contender, operands: Operands, pass_: TimedPass) -> dict[
 
 
 def _peak() -> int:
-    import resource  # not on Windows
-
-    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kibibytes if sys.platform == "darwin" else 1024 * kibibytes
+    """Return the largest memory of this process since the mark was reset. Not ru_maxrss, which counts its parent's."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def _throughput(contender: Contender, operands: Operands, pass_: TimedPass, seconds: float = 2.0) -> dict[str, float]:

@@ -8,11 +8,13 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from fastdeconv.bench.results import OURS, Results, Row
 
 _AHEAD, _BEHIND, _ROOF = "#2b7bba", "#d9822b", "#555555"
 _MARKERS = "os^Dv*XPh"  # of peers, in turn
+_FAR = 32  # ratios beyond are drawn here
 
 
 def speed_up(results: Results, dtype: str) -> bytes:
@@ -20,7 +22,7 @@ def speed_up(results: Results, dtype: str) -> bytes:
     groups = {pass_: rows for (kind, pass_), rows in results.groups().items() if kind == dtype}
     names = list(dict.fromkeys(row.layer for rows in groups.values() for row in rows))
     figure = Figure(figsize=(2 + 3.3 * len(groups), 1.8 + 0.24 * len(names)), layout="constrained")
-    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(groups), sharex=True, sharey=True, squeeze=False)[0]
     peers = [peer for peer in results.peers if any(peer in row.times for rows in groups.values() for row in rows)]
     for panel, (pass_, rows) in zip(panels, groups.items()):
         _bars(panel, results, rows, names, peers)
@@ -29,7 +31,9 @@ def speed_up(results: Results, dtype: str) -> bytes:
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles) or 1, frameon=False)
-    figure.suptitle(f"Peers' time over ours, {dtype}: right of 1 we are faster; bars to the best peer")
+    figure.suptitle(
+        f"Peers' time over ours, {dtype}: right of 1 we are faster; bars to the best peer; {_FAR} or more at {_FAR}"
+    )
     return _png(figure)
 
 
@@ -37,17 +41,18 @@ def _bars(panel: Any, results: Results, rows: list[Row], names: list[str], peers
     for row in rows:
         best = row.best_peer(results.peers)
         if best is not None:
-            ratio = row.ratio(best)
+            ratio = min(_FAR, row.ratio(best))
             panel.barh(names.index(row.layer), ratio - 1, left=1, color=_AHEAD if ratio >= 1 else _BEHIND, height=0.7)
     for peer, marker in zip(peers, _MARKERS):
         timed = [row for row in rows if peer in row.times]
         panel.scatter(
-            [row.ratio(peer) for row in timed], [names.index(row.layer) for row in timed],
+            [min(_FAR, row.ratio(peer)) for row in timed], [names.index(row.layer) for row in timed],
             s=14, marker=marker, facecolors="white", edgecolors="black", linewidths=0.7, zorder=3, label=peer,
         )  # fmt: skip
     panel.axvline(1, color="black", linewidth=0.8)
-    panel.set_xscale("log")
+    panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_locator(NullLocator())
     panel.grid(axis="x", color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
 

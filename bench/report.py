@@ -87,7 +87,7 @@ _METHOD = """\
 - All in one process with {threads} threads each, one after the other in each of up to {rounds} rounds; slow calls get
   fewer.
 - Before each measurement the process waits until it uses no processor time, so that no library's spinning threads
-  disturb the next; a call that is not timed then wakes the library's own.
+  disturb the next; calls that do not count then wake the library's own.
 - Times are medians in milliseconds; ours with the 20th and 80th percentile. The JSON file has all of them.
 - Every contender has its operands in its own layout beforehand, and allocates its result in every call.
 - Nothing is timed before its result is right: ours by the definition in float64 on drawn elements and all corners,

@@ -58,7 +58,10 @@ def _first_calls(
 
 
 def memory(layers: list[Layer], names: list[str], threads: int, rounds: int) -> Rows:
-    """Measure what a call adds to the peak of a process's memory, on the two layers with the largest arrays."""
+    """Measure what a call adds to the peak of a process's memory, on the two layers with the largest arrays.
+
+    Linux only: elsewhere every row has a note instead.
+    """
     rows: Rows = []
     passes: tuple[TimedPass, ...] = ("forward", "step")
     for layer in sorted(layers, key=lambda layer: -layer.problem.bytes)[:2]:

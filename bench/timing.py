@@ -11,7 +11,7 @@ import numpy as np
 
 # A measurement lasts at least so long: shorter calls are repeated within it.
 _SHORTEST = 1e-3  # seconds
-# Up to here a call that is not timed comes first: it wakes the library's threads and brings its data back into cache.
+# Up to here calls that do not count come first: they wake the library's threads and bring its data back into cache.
 _LEAD_IN = 0.05  # seconds
 
 
@@ -66,7 +66,7 @@ class Measurement:
         if self.taken and self._left <= 0:
             return
         if self._lead_in:
-            self._timed(1)
+            self._timed(self._repeats)
         self.taken.append(self._timed(self._repeats))
 
 
