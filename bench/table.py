@@ -26,10 +26,10 @@ def header(results: Results) -> str:
     limits = results.limits
     peaks = ", ".join(f"{flops / 1e9:.0f} GFLOP/s {dtype}" for dtype, flops in limits.flops.items())
     lines = [
-        *(f"{name:11}{text}" for name, text in results.machine.items()),
-        f"{'versions':11}{', '.join(f'{name} {version}' for name, version in results.versions.items())}",
-        f"{'limits':11}{peaks}, copy {limits.bytes / 1e9:.1f} GB/s",
-        *(f"{name:11}left out: {reason}" for name, reason in results.left_out.items()),
+        *(f"{name:12}{text}" for name, text in results.machine.items()),
+        f"{'versions':12}{', '.join(f'{name} {version}' for name, version in results.versions.items())}",
+        f"{'limits':12}{peaks}, copy {limits.bytes / 1e9:.1f} GB/s",
+        *(f"{name:12}left out: {reason}" for name, reason in results.left_out.items()),
         f"Medians in milliseconds of up to {results.rounds} interleaved rounds, {results.threads} threads; "
         "ours with p20–p80. Every contender allocates its result.",
         "×: the best peer's median over ours. roof: the least time the direct method needs on this machine, over ours.",

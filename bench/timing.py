@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 # A measurement lasts at least so long: shorter calls are repeated within it.
-_SHORTEST = 1e-3  # seconds
+_SHORTEST = 5e-3  # seconds
 # Up to here calls that do not count come first: they wake the library's threads and bring its data back into cache.
 _LEAD_IN = 0.05  # seconds
 

@@ -102,7 +102,7 @@ def test_from_the_command_to_the_page(capsys, tmp_path, no_limits):
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "torch      left out: not asked for" in out
+    assert "torch       left out: not asked for" in out
     assert "step, float64" in out
     assert "Threads: our forward pass" in out
     data = json.loads(figures.read_text())
