@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,13 +84,19 @@ def interleaved(calls: Sequence[Callable[[], Any]], rounds: int, seconds: float)
         Time for each call over all rounds: one that takes longer gets fewer rounds.
     """
     measurements = []
-    for call in calls:
-        settle()
-        measurements.append(Measurement(call, seconds))
-    for _ in range(rounds):
-        for measurement in measurements:
+    collects = gc.isenabled()
+    gc.disable()  # as timeit does: with several libraries in the process a collection takes longer than a short call
+    try:
+        for call in calls:
             settle()
-            measurement.take()
+            measurements.append(Measurement(call, seconds))
+        for _ in range(rounds):
+            for measurement in measurements:
+                settle()
+                measurement.take()
+    finally:
+        if collects:
+            gc.enable()
     return [summary(measurement.taken) for measurement in measurements]
 
 
