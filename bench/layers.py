@@ -1,7 +1,13 @@
-"""The layers that the benchmark reports: one table, from networks that people run."""
+"""The layers that are measured: one table from networks that people run, and layers drawn that no kernel was made for.
+
+Nothing else in the package depends on a row of the table.
+"""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from fastdeconv.problem import Problem
@@ -50,3 +56,91 @@ def _layers() -> tuple[Layer, ...]:
 
 
 LAYERS = _layers()
+
+_DRAWN = 8
+_LEAST, _MOST = 2e7, 2e9  # flops of a drawn layer
+
+
+def drawn(seed: int) -> tuple[Layer, ...]:
+    """Return legal layers with sizes that no one chose, the same for the same seed."""
+    uniform = random.Random(seed).random  # the one method whose values are the same in every version of Python
+    layers: list[Layer] = []
+    while len(layers) < _DRAWN:
+        problem = _draw(lambda low, high: low + int((high - low + 1) * uniform()))
+        if problem is not None and _LEAST <= problem.flops <= _MOST:
+            layers.append(Layer(f"unseen{seed}_{len(layers)}", f"drawn with seed {seed}", problem))
+    return tuple(layers)
+
+
+def _draw(integer: Callable[[int, int], int]) -> Problem | None:
+    ndim = (1, 2, 2, 2, 3)[integer(0, 4)]
+    stride = (integer(1, 4),) * ndim
+    kernel = tuple(integer(1, {1: 20, 2: 7, 3: 4}[ndim]) for _ in range(ndim))
+    group_in, group_out = (max(1, int(2 ** (integer(0, 80) / 10))) for _ in range(2))
+    groups = (1, 1, 1, integer(2, 32))[integer(0, 3)]
+    longest = {1: 4000, 2: 150, 3: 24}[ndim]
+    try:
+        return Problem(
+            batch=(1, 1, integer(2, 16))[integer(0, 2)],
+            in_channels=groups * group_in,
+            out_channels=groups * group_out,
+            input_size=tuple(integer(1, longest) for _ in range(ndim)),
+            kernel_size=kernel,
+            stride=stride,
+            padding=tuple(integer(0, k // 2) for k in kernel),
+            output_padding=tuple(integer(0, s - 1) for s in stride),
+            dilation=((1, 1, 1, 2)[integer(0, 3)],) * ndim,
+            groups=groups,
+        )
+    except ValueError:
+        return None
+
+
+def select(text: str) -> list[Layer]:
+    """Return the layers that a list with commas names.
+
+    ``listed`` is the table, ``quick`` every third of it, ``1d``, ``2d``, ``3d`` those of it with so many axes,
+    ``unseen`` or ``unseen:SEED`` layers drawn, ``all`` the table and ``unseen``; else a layer's name or a descriptor.
+
+    Raises
+    ------
+    ValueError
+        A part is none of these.
+    """
+    return [layer for part in text.split(",") for layer in _named(part.strip())]
+
+
+def _named(text: str) -> list[Layer]:
+    sets = {
+        "listed": LAYERS,
+        "quick": LAYERS[::3],
+        "all": LAYERS + drawn(0),
+        "unseen": drawn(0),
+        **{f"{ndim}d": tuple(layer for layer in LAYERS if layer.problem.ndim == ndim) for ndim in (1, 2, 3)},
+        **{layer.name: (layer,) for layer in LAYERS},
+    }
+    if text in sets:
+        return list(sets[text])
+    name, _, seed = text.partition(":")
+    if name == "unseen" and seed.isdecimal():
+        return list(drawn(int(seed)))
+    try:
+        problem = Problem.parse(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{text!r} is neither a layer, a set of layers nor a descriptor: {error}") from None
+    # A batch of one is the same memory, and every peer has it.
+    return [Layer("given", "given", replace(problem, batched=True))]
+
+
+def variants(layers: list[Layer], dtypes: list[str], batches: list[int]) -> list[Layer]:
+    """Return the layers with each element type and each batch size; an empty list leaves what they have."""
+    return [
+        Layer(
+            layer.name + (f"_mb{batch}" if batch else ""),
+            layer.source,
+            replace(layer.problem, dtype=dtype or layer.problem.dtype, batch=batch or layer.problem.batch),
+        )
+        for dtype in dtypes or [""]
+        for batch in batches or [0]
+        for layer in layers
+    ]

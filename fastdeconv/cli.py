@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fastdeconv as fd
+from fastdeconv.bench.command import add_arguments
 from fastdeconv.problem import PASSES
 
-# Packages of the `images` extra that nothing works without, by the name they are imported under.
-_IMAGES = {"PIL", "matplotlib", "skimage"}
+# The extra that a command needs, and its packages that nothing works without, by the name they are imported under.
+_EXTRAS = {"demo": ("images", {"PIL", "matplotlib", "skimage"}), "bench": ("bench", {"matplotlib", "tqdm"})}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 for a failure told in one line, 2 for bad usage.
+
+    ``bench`` also returns 1 where a result was wrong.
 
     Parameters
     ----------
@@ -30,22 +33,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Signs such as × and letters in file names must not stop a run where the terminal cannot show them.
             stream.reconfigure(errors="backslashreplace")
     parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
     options, unknown = parser.parse_known_args(arguments)
+    options.arguments = list(arguments)
     if options.command == "explain":
         # A descriptor begins with flags of its own; what they may be is for its parser to say.
         options.descriptor = " ".join([*unknown, options.descriptor])
     elif unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
-        options.run(options)
+        status: int = options.run(options) or 0
         sys.stdout.flush()
     except _CommandError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in _IMAGES:
+        extra, packages = _EXTRAS.get(options.command, ("", set()))
+        if missing not in packages:
             raise
-        return _fail(f'{options.command} needs {missing}: pip install "fastdeconv[images]"')
+        return _fail(f'{options.command} needs {missing}: pip install "fastdeconv[{extra}]"')
     except BrokenPipeError:
         # Whoever read our output has left; without this the interpreter complains when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
-    return 0
+    return status
 
 
 class _CommandError(Exception):
@@ -100,6 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--pass", dest="pass_", choices=PASSES, help="one pass only")
     explain.add_argument("--algorithm", metavar="NAME", help="a kernel's name or the first words of it")
     explain.set_defaults(run=_explain)
+
+    bench = commands.add_parser(
+        "bench",
+        help="time fastdeconv against its peers on this machine",
+        description="Checks every contender's results, then times all side by side on layers of known networks. Peers "
+        "that are not installed are left out.",
+    )
+    add_arguments(bench)
+    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -131,6 +146,15 @@ def _explain(options: argparse.Namespace) -> None:
     try:
         print(fd.explain(options.descriptor, pass_=options.pass_, algorithm=options.algorithm))
     except (TypeError, ValueError) as error:
+        raise _CommandError(str(error)) from error
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from fastdeconv.bench import command
+
+    try:
+        return command.run(options)
+    except command.BenchError as error:
         raise _CommandError(str(error)) from error
 
 

@@ -1,0 +1,212 @@
+"""``fastdeconv bench``: options, the run, and the report on its figures.
+
+``python -m bench`` is ``fastdeconv bench --full``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fastdeconv as fd
+from fastdeconv.bench.operands import TIMED, TimedPass
+from fastdeconv.problem import PASSES
+
+DTYPES = ("float32", "float64")
+
+# What an option is where it is not given: the quick run fits into a coffee break, the full one into an evening.
+_QUICK: dict[str, Any] = {"layers": "quick", "passes": list(PASSES), "rounds": 7, "budget": 90.0, "sections": []}
+_FULL: dict[str, Any] = {"layers": "all", "passes": list(TIMED), "rounds": 15, "budget": 0.0, "sections": ["all"]}
+_ROW = 20.0  # seconds for the timing of a row, where there is no budget
+
+
+class BenchError(Exception):
+    """What went wrong, in one line for the user."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a run, and the command ``report``."""
+    from fastdeconv.bench.contenders import PEERS
+    from fastdeconv.bench.sections import SECTIONS
+
+    peers = [peer.name for peer in PEERS]
+    parser.add_argument("--full", action="store_true", help="everything the suite has, without a limit on time")
+    parser.add_argument(
+        "--layers", metavar="NAMES",
+        help="with commas: all, listed, quick, 1d, 2d, 3d, unseen, unseen:SEED, names, descriptors (quick)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pass", dest="passes", type=several(TIMED), metavar="PASSES", help=f"with commas: {', '.join(TIMED)}"
+    )
+    parser.add_argument(
+        "--dtype", dest="dtypes", type=several(DTYPES), default=[], metavar="TYPES", help="float32,float64"
+    )
+    parser.add_argument("--batch", type=_batches, default=[], metavar="SIZES", help="instead of those of the layers")
+    parser.add_argument(
+        "--peers", type=several(("all", "none", *peers)), default=["all"], metavar="NAMES",
+        help=f"all, none, or with commas: {', '.join(peers)} (all that are installed)",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=_at_least(1), metavar="N", help="measurements of each contender (7)")
+    parser.add_argument("--threads", type=_at_least(1), metavar="N", help="of every contender (Numba's)")
+    parser.add_argument("--budget", type=_seconds, metavar="SECONDS", help="start no row after; 0 is without end (90)")
+    parser.add_argument(
+        "--sections", type=several(("all", "none", *SECTIONS)), metavar="NAMES",
+        help=f"with commas, after the rows: {', '.join(SECTIONS)} (none)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
+    commands = parser.add_subparsers(dest="action", metavar="report")
+    report = commands.add_parser("report", help="a page with pictures from the figures of a run")
+    report.add_argument("figures", type=Path, metavar="FILE", help="what --json wrote")
+    report.add_argument(
+        "-o", "--output", type=Path, default=Path("benchmarks.md"), metavar="PAGE", help="(%(default)s)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the options ask for and return the exit status: 1 if a result was wrong."""
+    if options.action == "report":
+        return _report(options)
+    for name, value in (_FULL if options.full else _QUICK).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return _measure(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from fastdeconv.bench.report import write
+    from fastdeconv.bench.results import Results
+
+    try:
+        results = Results.read(options.figures)
+    except ValueError as error:
+        raise BenchError(str(error)) from error
+    for path in write(results, options.output):
+        print(f"wrote {path}")
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from fastdeconv.bench import layers, suite, table
+    from fastdeconv.bench.sections import SECTIONS
+
+    start = time.perf_counter()
+    try:
+        chosen = layers.variants(layers.select(options.layers), options.dtypes, options.batch)
+        if options.threads is not None:
+            fd.set_num_threads(options.threads)
+    except ValueError as error:
+        raise BenchError(str(error)) from error
+    if options.json and not options.json.resolve().parent.is_dir():
+        raise BenchError(f"--json {options.json}: there is no such folder")
+    dtypes = list(dict.fromkeys(layer.problem.dtype for layer in chosen))
+    if not set(dtypes) <= set(DTYPES):
+        raise BenchError(f"layers must be of {' or '.join(DTYPES)}; got {', '.join(dtypes)}")
+    results, contenders = _start(options, dtypes)
+    print(table.header(results), flush=True)
+    todo: list[tuple[str, TimedPass, Any]] = [
+        (dtype, pass_, layer)
+        for dtype in dtypes
+        for pass_ in options.passes
+        for layer in chosen
+        if layer.problem.dtype == dtype
+    ]
+    bar = tqdm(todo, disable=None, leave=False, unit="row")
+    for number, (dtype, pass_, layer) in enumerate(bar):
+        bar.set_description(f"{pass_} {layer.name}")
+        left = options.budget - (time.perf_counter() - start)
+        if options.budget and left <= 0:
+            results.not_run.append(f"{dtype} {pass_} {layer.name}")
+            continue
+        seconds = min(_ROW, left / (len(todo) - number) / 2) if options.budget else _ROW  # half goes into checks
+        first = (dtype, pass_) not in results.groups()
+        results.rows.append(suite.run_row(layer, pass_, contenders, options.rounds, seconds))
+        if first:
+            tqdm.write(table.heading(results, dtype, pass_))
+        tqdm.write(table.line(results, results.rows[-1]))
+        sys.stdout.flush()
+        rows = results.groups()[dtype, pass_]
+        if number + 1 == len(todo) or todo[number + 1][:2] != (dtype, pass_):
+            tqdm.write("\n".join(filter(None, (table.means(results, rows), *table.notes(rows)))))
+    if results.not_run:
+        print(f"\nnot run, as {options.budget:.0f} s are over (--budget): {', '.join(results.not_run)}")
+    names = [contender.name for contender in contenders]
+    for name in _all(options.sections, tuple(SECTIONS)):
+        rows_of_section = SECTIONS[name].run(chosen, names, results.threads, options.rounds)
+        results.sections[name] = rows_of_section
+        print(table.section(SECTIONS[name].title, rows_of_section), flush=True)
+    if options.json:
+        results.write(options.json)
+    return int(any(row.error or row.disagrees for row in results.rows))
+
+
+def _start(options: argparse.Namespace, dtypes: list[str]) -> tuple[Any, list[Any]]:
+    """Return the results of a run without rows yet, and the contenders, started."""
+    from fastdeconv.bench import contenders, machine, peak
+    from fastdeconv.bench.results import Limits, Results
+
+    threads = fd.get_num_threads()
+    # Before the peers are there, whose threads might disturb it.
+    limits = Limits({dtype: peak.flops_per_second(dtype) for dtype in dtypes}, peak.bytes_per_second())
+    names = _all(options.peers, tuple(peer.name for peer in contenders.PEERS))
+    started, left_out = contenders.start(names, threads)
+    results = Results(
+        command=f"fastdeconv {shlex.join(options.arguments)}",
+        date=datetime.now(UTC).isoformat(timespec="minutes"),
+        machine=machine.describe(),
+        versions=machine.versions() | {contender.name: contender.version() for contender in started},
+        threads=threads,
+        rounds=options.rounds,
+        contenders={contender.name: contender.conditions for contender in started},
+        peers=[contender.name for contender in started if contender.is_peer],
+        left_out=left_out | {peer.name: "not asked for" for peer in contenders.PEERS if peer.name not in names},
+        limits=limits,
+    )
+    return results, started
+
+
+def _all(names: list[str], known: tuple[str, ...]) -> list[str]:
+    """Return what a list with ``all`` or ``none`` in it means."""
+    return list(known) if "all" in names else [name for name in known if name in names]
+
+
+def several(known: tuple[str, ...]) -> Any:
+    """Return a reader of a list with commas for argparse."""
+
+    def names(text: str) -> list[str]:
+        parts = [part.strip() for part in text.split(",")]
+        for part in parts:
+            if part not in known:
+                raise argparse.ArgumentTypeError(f"{part!r} is not one of {', '.join(known)}")
+        return list(dict.fromkeys(parts))
+
+    return names
+
+
+def _at_least(least: int) -> Any:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}; got {text!r}")
+        return int(text)
+
+    return number
+
+
+def _batches(text: str) -> list[int]:
+    return [_at_least(1)(part.strip()) for part in text.split(",")]
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds of at least 0; got {text!r}")
+    return value

@@ -1,0 +1,52 @@
+"""fastdeconv itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fastdeconv as fd
+from fastdeconv.bench.contenders.base import Compute, Contender
+from fastdeconv.bench.operands import LEARNING_RATE, Array, Operands, TimedPass
+
+
+class Fastdeconv(Contender):
+    """fastdeconv, through its public calls."""
+
+    name = "fastdeconv"
+    modules = ("fastdeconv",)
+    install = "fastdeconv"
+    conditions = "NumPy arrays, channels first; Numba's threads"
+    is_peer = False
+
+    def __init__(self, threads: int) -> None:
+        fd.set_num_threads(threads)
+
+    def compute(self, operands: Operands, pass_: TimedPass) -> Compute:
+        """Return a function that computes the pass."""
+        p, x, w, gy = operands.problem, operands.x, operands.w, operands.gy
+        parameters: dict[str, Any] = {
+            "stride": p.stride, "padding": p.padding, "output_padding": p.output_padding,
+            "groups": p.groups, "dilation": p.dilation,
+        }  # fmt: skip
+        forward = getattr(fd, f"conv_transpose{p.ndim}d")
+        if pass_ == "forward":
+            return lambda: forward(x, w, **parameters)
+        if pass_ == "input_grad":
+            input_grad = getattr(fd.grad, f"conv_transpose{p.ndim}d_input")
+            return lambda: input_grad(x.shape, w, gy, **parameters)
+        if pass_ == "weight_grad":
+            weight_grad = getattr(fd.grad, f"conv_transpose{p.ndim}d_weight")
+            return lambda: weight_grad(x, w.shape, gy, **parameters)
+        vjp = getattr(fd, f"conv_transpose{p.ndim}d_vjp")
+        rate = w.dtype.type(LEARNING_RATE)
+
+        def step() -> Any:
+            y = forward(x, w, **parameters)
+            gx, gw, _ = vjp(gy, x, w, **parameters)
+            return y, gx, w - rate * gw
+
+        return step
+
+    def arrays(self, value: Any, operands: Operands, pass_: TimedPass) -> tuple[Array, ...]:
+        """Return the result as it is."""
+        return value if pass_ == "step" else (value,)
