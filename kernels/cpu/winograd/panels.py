@@ -8,6 +8,7 @@ tables of (phase, tile, element).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ SIDE = np.dtype(
 
 # What no sum of offsets makes positive again.
 _NOWHERE = -(1 << 60)
+# Enough units to share among threads.
+_UNITS = 8
 
 
 def side(
@@ -185,3 +188,20 @@ def transform_units(
             transform(p, p.elements, p.points, p.vectors, width, tile, 0, width, panels,
                       g * p.group_step + panel * p.panel_step + row * p.row_step, p.point_step,
                       scratch, half)  # fmt: skip
+
+
+def fill_panels(
+    dtype: str, layout: NDArray[np.void], offsets: Ints, count: int
+) -> Callable[[NDArray[Any], NDArray[Any], int], None]:
+    """Return ``fill(array, panels, first)``, which transforms `count` panels from the first one on."""
+    groups, channels = int(layout["groups"][0]), int(layout["channels"][0])
+    rows = math.prod(layout["phases"][0].tolist()) * channels
+    points = math.prod(layout["points"][0].tolist())
+    chunks = max(1, min(rows, -(-_UNITS // (count * groups))))
+    work = 8 * groups * rows * count * points * int(layout["width"][0])
+    launch = transform_units.launcher(dtype, count * groups * chunks, work)
+
+    def fill(array: NDArray[Any], panels: NDArray[Any], first: int) -> None:
+        launch(array, panels, layout, offsets, first, chunks)
+
+    return fill

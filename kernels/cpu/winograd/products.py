@@ -26,7 +26,7 @@ from fastdeconv.kernels.cpu.rows import gather, scatter
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, product_tile
 from fastdeconv.kernels.cpu.winograd import transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, groups, multiplications
-from fastdeconv.kernels.cpu.winograd.panels import SIDE, largest, places, side, transform, transform_units
+from fastdeconv.kernels.cpu.winograd.panels import SIDE, fill_panels, largest, places, side, transform
 from fastdeconv.kernels.geometry import Geometry, Run
 
 Array = NDArray[Any]
@@ -235,12 +235,11 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
     elements = int(g.groups * source["group_step"][0])
     taps = tap_table(g, group)
 
-    def launchers(count: int) -> tuple[Any, int, Any, int]:
-        chunks = max(1, min(depth * depth_phases, -(-UNITS // (count * g.groups))))
+    def launchers(count: int) -> tuple[Any, Any, int]:
         splits = max(1, min(count, others // g.groups))
         work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
-        fill = transform_units.launcher(g.dtype, count * g.groups * chunks, 8 * elements)
-        return fill, chunks, product_units.launcher(g.dtype, g.groups * blocks * splits, work), splits
+        fill = fill_panels(g.dtype, source, source_offsets, count)
+        return fill, product_units.launcher(g.dtype, g.groups * blocks * splits, work), splits
 
     calls = {count: launchers(count) for count in {most, all_panels % most} if count}
 
@@ -248,8 +247,8 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
         panels = workspace.take("panels", elements, g.dtype)
         for first in range(0, all_panels, most):
             count = min(most, all_panels - first)
-            fill, chunks, multiply, splits = calls[count]
-            fill(array, panels, source, source_offsets, first, chunks)
+            fill, multiply, splits = calls[count]
+            fill(array, panels, first)
             multiply(
                 panels, w, bias, out, weights, source, target, target_offsets, taps, first, count, splits,
                 int(not forward),

@@ -91,12 +91,17 @@ def combine(
 
 
 def _sum(builder: Any, vectors: Vectors, row: tuple[float, ...], x: list[Any]) -> Any:
-    """Emit ``Σ row[j]·x[j]``; the entries of a row that are not zero have one magnitude."""
-    terms = sorted((v < 0, j) for j, v in enumerate(row) if v)
-    total = x[terms[0][1]]
-    for minus, j in terms[1:]:
-        total = builder.fsub(total, x[j]) if minus else builder.fadd(total, x[j])
-    scale = abs(row[terms[0][1]])
-    if scale != 1:
-        total = builder.fmul(total, vectors.constant(scale))
+    """Emit ``Σ row[j]·x[j]``: terms of one magnitude are added before they are scaled."""
+    total = None
+    for scale in sorted({abs(v) for v in row if v}):
+        part = None
+        for minus, j in sorted((v < 0, j) for j, v in enumerate(row) if abs(v) == scale):
+            if part is None:
+                assert not minus
+                part = x[j]
+            else:
+                part = builder.fsub(part, x[j]) if minus else builder.fadd(part, x[j])
+        if scale != 1:
+            part = builder.fmul(part, vectors.constant(scale))
+        total = part if total is None else builder.fadd(total, part)
     return total
