@@ -77,7 +77,7 @@ class Kernel:
             try:
                 count = threads.enter(call)
                 if count > 1:
-                    self.entry(dtype, True)(min(units, 8 * count), units, arguments)
+                    self.entry(dtype, True)(min(units, count), units, arguments)
                 else:
                     launch(*arguments)
             finally:

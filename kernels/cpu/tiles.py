@@ -18,6 +18,9 @@ from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer, switch
 OUTER_ROWS = 8 if REGISTERS == 32 else 6
 INNER_ROWS = 4 if REGISTERS == 32 else 3
 
+# Rows and vectors in a row of a `product_tile`.
+PRODUCT_SHAPES = ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4)) if REGISTERS == 32 else ((4, 3), (4, 2), (4, 1), (2, 5))
+
 
 def outer_columns(rows: int) -> int:
     """Return the vectors in a row of an `outer_tile`: rows·columns accumulators, columns operands, one broadcast."""
@@ -80,7 +83,7 @@ def outer_tile(
             for i, value in enumerate(sums):
                 vectors.store(value, tile_base, index(i * vectors.lanes))
 
-        switch(builder, rows, OUTER_ROWS, emit)
+        switch(builder, rows, range(1, OUTER_ROWS + 1), emit)
         return context.get_dummy_value()
 
     return signature, generate
@@ -140,7 +143,7 @@ def inner_tile(
                     value = builder.extract_element(part, ir.Constant(ir.IntType(32), i))
                     builder.store(value, builder.gep(tile_base, [index(k + i)]))
 
-        switch(builder, rows, INNER_ROWS, emit)
+        switch(builder, rows, range(1, INNER_ROWS + 1), emit)
         return context.get_dummy_value()
 
     return signature, generate
@@ -156,21 +159,21 @@ def product_tile(
 ) -> Any:  # fmt: skip
     """Compute ``tile[m, q] = Σ_k left[k·left_step + m] · right[k, q]`` over `depth` k, and add to the tile if `add`.
 
-    m runs over `rows`; right and tile have rows of ``outer_columns(rows)`` vectors.
+    ``PRODUCT_SHAPES[shape]`` tells the rows, and the vectors in a row of right and tile.
     """
     integer = types.int64
     signature = types.void(integer, integer, left, integer, integer, right, integer, tile, integer, types.boolean)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        rows, depth, left, left_at, left_step, right, right_at, tile, tile_at, add = arguments
+        shape, depth, left, left_at, left_step, right, right_at, tile, tile_at, add = arguments
         types_ = signature.args
         vectors = Vectors(builder, types_[2].dtype)
         left_base = pointer(context, builder, types_[2], left, left_at)
         right_base = pointer(context, builder, types_[5], right, right_at)
         tile_base = pointer(context, builder, types_[7], tile, tile_at)
 
-        def emit(count: int) -> None:
-            columns = outer_columns(count)
+        def emit(which: int) -> None:
+            count, columns = PRODUCT_SHAPES[which]
 
             def body(k: Any, sums: list[Any]) -> list[Any]:
                 at = builder.mul(k, index(columns * vectors.lanes))
@@ -192,7 +195,7 @@ def product_tile(
                     for value, place in zip(sums, places):
                         vectors.store(value, tile_base, place)
 
-        switch(builder, rows, OUTER_ROWS, emit)
+        switch(builder, shape, range(len(PRODUCT_SHAPES)), emit)
         return context.get_dummy_value()
 
     return signature, generate

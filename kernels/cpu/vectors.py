@@ -6,7 +6,7 @@ rows one element at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -154,14 +154,14 @@ def loop(builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list
     return values
 
 
-def switch(builder: Any, rows: Any, limit: int, emit: Callable[[int], None]) -> None:
-    """Emit one variant of the code for each number of rows from 1 to `limit`, and a jump to the right one."""
-    after = builder.append_basic_block("tiled")
-    switch = builder.switch(rows, after)
-    for count in range(1, limit + 1):
-        block = builder.append_basic_block(f"rows{count}")
-        switch.add_case(ir.Constant(INDEX, count), block)
+def switch(builder: Any, value: Any, cases: Sequence[int], emit: Callable[[int], None]) -> None:
+    """Emit one variant of the code for each case of a value, and a jump to the right one."""
+    after = builder.append_basic_block("switched")
+    switch = builder.switch(value, after)
+    for case in cases:
+        block = builder.append_basic_block(f"case{case}")
+        switch.add_case(ir.Constant(INDEX, case), block)
         builder.position_at_end(block)
-        emit(count)
+        emit(case)
         builder.branch(after)
     builder.position_at_end(after)

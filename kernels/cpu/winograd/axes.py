@@ -23,8 +23,9 @@ from fastdeconv.kernels.geometry import Geometry
 OUTPUTS = {1: 1, 2: 3, 3: 2}
 # More combined phases than this need tables out of proportion.
 MOST_PHASES = 64
-# What one more segment costs beside its multiplications, in multiplications.
-_OVERHEAD = 1.5
+# What a transformed weight costs, in multiplications by it (measured), and the share that one more group adds.
+_WEIGHT = 48
+_OVERHEAD = 0.01
 
 
 class Phase(NamedTuple):
@@ -59,15 +60,19 @@ Group = tuple[Segment, Segment, Segment]
 
 def groups(g: Geometry) -> list[Group] | str:
     """Return what covers every output of a problem once, or why these tiles do not."""
-    axes: list[list[Segment]] = []
+    axes: list[list[list[Segment]]] = []
     for axis in range(3):
-        segments = _segments(
-            g.input[axis], g.output[axis], g.kernel[axis], g.stride[axis], g.padding[axis], g.dilation[axis]
-        )
-        if isinstance(segments, str):
-            return segments
-        axes.append(segments)
-    return [(a, b, c) for a, b, c in itertools.product(*axes)]
+        ways = _ways(g.input[axis], g.output[axis], g.kernel[axis], g.stride[axis], g.padding[axis], g.dilation[axis])
+        if isinstance(ways, str):
+            return ways
+        axes.append(ways)
+    plans = [list(itertools.product(*way)) for way in itertools.product(*axes)]
+    return min(plans, key=lambda plan: sum(_cost(group, g.batch) for group in plan) * (1 + _OVERHEAD * len(plan)))
+
+
+def _cost(group: Group, batch: int) -> float:
+    """Return the products of a group for a pair of channels, and what its weights' transform costs beside them."""
+    return math.prod(s.points * len(s.phases) for s in group) * (batch * math.prod(s.count for s in group) + _WEIGHT)
 
 
 def multiplications(group: Group) -> int:
@@ -75,7 +80,10 @@ def multiplications(group: Group) -> int:
     return math.prod(s.points * s.count * len(s.phases) for s in group)
 
 
-def _segments(inputs: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> list[Segment] | str:
+def _ways(
+    inputs: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int
+) -> list[list[Segment]] | str:
+    """Return the ways to cover an axis: windows alone, and windows with single outputs if that takes fewer products."""
     stride = outputs if inputs == 1 else stride
     if min(stride, outputs) > MOST_PHASES:
         return f"an axis has {min(stride, outputs)} phases, more than {MOST_PHASES}"
@@ -93,10 +101,10 @@ def _segments(inputs: int, outputs: int, kernel: int, stride: int, padding: int,
             return "the taps of a phase are not neighbours"
         in_phase = -(-(outputs - residue) // stride)
         by_taps.setdefault(len(taps), []).append(_Phase(residue, tuple(k for _, k in taps), taps[0][0], in_phase))
-    segments = []
-    for phases in by_taps.values():
-        segments += _cheapest(phases, inputs)
-    return segments
+    windows = [_cheapest(phases, inputs, False) for phases in by_taps.values()]
+    mixed = [_cheapest(phases, inputs, True) for phases in by_taps.values()]
+    ways = [[segment for segments in way for segment in segments] for way in (windows, mixed)]
+    return ways if len(ways[0]) < len(ways[1]) else ways[:1]
 
 
 class _Phase(NamedTuple):
@@ -106,18 +114,18 @@ class _Phase(NamedTuple):
     outputs: int
 
 
-def _cheapest(phases: list[_Phase], inputs: int) -> list[Segment]:
-    """Return windows for phases of equally many taps, and single outputs where those are cheaper than a window."""
+def _cheapest(phases: list[_Phase], inputs: int, mixed: bool) -> list[Segment]:
+    """Return windows for phases of equally many taps, and single outputs if `mixed` and they are cheaper."""
     r = len(phases[0].taps)
-    best: tuple[float, list[Segment]] | None = None
+    best: tuple[int, list[Segment]] | None = None
     for first in range(-max(p.shift for p in phases), -min(p.shift for p in phases) + 1):
         longest = max(-(-(p.outputs - first - p.shift) // OUTPUTS[r]) for p in phases)
         for count in range(max(1, longest - 1), max(1, longest) + 1):
             windows = Segment(r, count, first, tuple(Phase(p.residue, p.taps, first + p.shift) for p in phases))
             singles = _singles(windows, phases, inputs)
-            if singles is None:
+            if singles is None or (singles and not mixed):
                 continue
-            cost = windows.points * count * len(phases) + (1 + _OVERHEAD) * len(singles)
+            cost = windows.points * count * len(phases) + len(singles)
             if best is None or cost < best[0]:
                 best = cost, [windows, *singles]
     assert best is not None  # the first window start with the most windows leaves no single output

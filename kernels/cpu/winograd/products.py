@@ -13,6 +13,7 @@ another's output. A NaN or Inf reaches every output of the tiles that hold it, a
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.frame import Ints, ints, merged
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import gather, scatter
-from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, product_tile
+from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.panels import SIDE, fill_panels, largest, places, side, transform
@@ -36,8 +37,10 @@ WEIGHTS = np.dtype(
         ("rows", "i8"),  # channels of the result, of one group
         ("block", "i8"),  # of those in a unit
         ("blocks", "i8"),
-        ("height", "i8"),  # rows of a register tile
-        ("tall", "i8"),  # rows of a unit, whole register tiles
+        ("shape", "i8"),  # of a register tile, in `PRODUCT_SHAPES`
+        ("height", "i8"),  # its rows
+        ("pack", "i8"),  # rows of weights side by side
+        ("tall", "i8"),  # rows of a unit, whole packs
         ("depth", "i8"),  # channels that are summed over, of one group
         ("row_phases", "i8"),
         ("depth_phases", "i8"),
@@ -49,6 +52,7 @@ WEIGHTS = np.dtype(
         ("depth_step", "i8"),
         ("panels", "i8"),  # that are multiplied before their products are transformed
         ("pitch", "i8"),  # elements of a unit's weights of one point
+        ("room", "i8"),  # elements of a unit's weights and products
         ("run", "i8"),  # products of a running total
     ]
 )
@@ -57,6 +61,8 @@ WEIGHTS = np.dtype(
 PANELS = 16 << 20
 # Weights of a unit at one point, in bytes: they stay in the second-level cache while the panels pass by.
 _UNIT_WEIGHTS = 256 << 10
+# Bytes of a row of a pack: more would put the rows that a register tile reads into few cache sets.
+_PACK = 256
 # Products of a unit that are transformed together, in bytes.
 _PRODUCTS = 1 << 20
 # A sum longer than this is one of partial sums.
@@ -67,28 +73,38 @@ UNITS = 8
 
 @device_function
 def transform_weights(
-    p: Any, weight: Any, start: int, present: int, left: Any, taps: Any, lanes: int, table: Any, tile: Any, scratch: Any
-) -> None:
-    """Transform the weights of a block of channels, ``left[point, (depth phase, channel), (row phase, channel)]``."""
+    p: Any, lanes: int, weight: Any, start: int, present: int, taps: Any, left: Any, left_at: int,
+    table: Any, tile: Any, scratch: Any,
+) -> None:  # fmt: skip
+    """Transform the weights of a block of channels to ``left[point, pack, (depth phase, channel), row]``.
+
+    Rows are (row phase, channel); a pack is so many of them as fill whole vectors.
+    """
     elements = p.taps[0] * p.taps[1] * p.taps[2]
-    width = (p.tall + lanes - 1) // lanes * lanes
-    half = p.points[0] * p.points[1] * p.points[2] * width
+    pack = p.pack
+    half = p.points[0] * p.points[1] * p.points[2] * pack
+    depth = p.depth * p.depth_phases
+    at = 0
     for f in range(p.depth_phases):
-        for e in range(elements):
-            for lane in range(width):
-                r, c = lane // p.block, lane % p.block
-                inside = r < p.row_phases and c < present
-                table[e * width + lane] = taps[(f + r) * elements + e] + c * p.row_step if inside else -1
-        for c in range(p.depth):
-            gather(tile, 0, weight, start + c * p.depth_step, table, 0, elements * width)
-            # Whole vectors are written: what one writes too far is overwritten by the next.
-            transform(p, p.taps, p.points, width // lanes, width, tile, 0, width,
-                      left, (f * p.depth + c) * p.tall, p.pitch, scratch, half)  # fmt: skip
+        for first in range(0, p.tall, pack):
+            for e in range(elements):
+                for row in range(first, first + pack):
+                    r, c = row // p.block, row % p.block
+                    inside = r < p.row_phases and c < present
+                    table[at] = taps[(f + r) * elements + e] + c * p.row_step if inside else -1
+                    at += 1
+    for c in range(p.depth):
+        for f in range(p.depth_phases):
+            for i in range(p.tall // pack):
+                gather(tile, 0, weight, start + c * p.depth_step,
+                       table, (f * (p.tall // pack) + i) * elements * pack, elements * pack)  # fmt: skip
+                transform(p, p.taps, p.points, pack // lanes, pack, tile, 0, pack,
+                          left, left_at + (i * depth + f * p.depth + c) * pack, p.pitch, scratch, half)  # fmt: skip
 
 
-@kernel("T[]", "T[]", "T[]", "T[]", WEIGHTS, SIDE, SIDE, "int[]", "int[]", "int", "int", "int", "int")
+@kernel("T[]", "T[]", "T[]", "T[]", "T[]", WEIGHTS, SIDE, SIDE, "int[]", "int[]", "int", "int", "int", "int")
 def product_units(
-    lo: int, hi: int, panels: Any, weight: Any, bias: Any, out: Any, weights: Any, source: Any, target: Any,
+    lo: int, hi: int, panels: Any, weight: Any, bias: Any, out: Any, room: Any, weights: Any, source: Any, target: Any,
     offsets: Any, taps: Any, first_panel: int, count: int, splits: int, adding: int,
 ) -> None:  # fmt: skip
     """Compute one block of channels of one group for one of `splits` ranges of `count` panels."""
@@ -98,43 +114,46 @@ def product_units(
     elements = t.elements[0] * t.elements[1] * t.elements[2]
     depth = p.depth * p.depth_phases
     half = largest(t) * width
-    left = np.empty(points * p.pitch, out.dtype)
-    products = np.empty(points * p.panels * tall * width, out.dtype)
+    # What a call leaves in memory it touches again in the next one: fresh pages would cost more than the products.
+    left_at = lo * p.room
+    products_at = left_at + points * p.pitch
     scratch = np.empty(2 * half, out.dtype)
     tile = np.empty(elements * width, out.dtype)
     table = np.empty(p.row_phases * elements * width, np.int64)
     lanes = width // t.vectors
-    padded = (tall + lanes - 1) // lanes * lanes
-    tap_count = p.taps[0] * p.taps[1] * p.taps[2] * padded
-    weight_table = np.empty(tap_count, np.int64)
-    weight_tile = np.empty(tap_count, out.dtype)
-    weight_scratch = np.empty(2 * points * padded, out.dtype)
+    pack = p.pack
+    tap_count = p.taps[0] * p.taps[1] * p.taps[2]
+    weight_table = np.empty(p.depth_phases * tap_count * tall, np.int64)
+    weight_tile = np.empty(tap_count * pack, out.dtype)
+    weight_scratch = np.empty(2 * points * pack, out.dtype)
     for unit in range(lo, hi):
         split = unit % splits
         rest = unit // splits
         block, g = rest % p.blocks, rest // p.blocks
         first = block * p.block
         present = min(p.block, p.rows - first)
-        transform_weights(p, weight, g * p.group_step + first * p.row_step, present, left, taps, lanes,
+        transform_weights(p, lanes, weight, g * p.group_step + first * p.row_step, present, taps, room, left_at,
                           weight_table, weight_tile, weight_scratch)  # fmt: skip
+        used = p.row_phases * p.block
         end = count * (split + 1) // splits
         for start in range(count * split // splits, end, p.panels):
             some = min(p.panels, end - start)
             for point in range(points):
                 for panel in range(some):
                     right = g * q.group_step + point * q.point_step + (start + panel) * q.panel_step
-                    at = (point * p.panels + panel) * tall * width
+                    at = products_at + (point * p.panels + panel) * tall * width
                     for k in range(0, depth, p.run):
                         run = min(p.run, depth - k)
-                        for m in range(0, tall, height):
-                            product_tile(height, run, left, point * p.pitch + k * tall + m, tall,
-                                         panels, right + k * width, products, at + m * width, k > 0)  # fmt: skip
+                        for m in range(0, used, height):
+                            left = left_at + point * p.pitch + (m // pack * depth + k) * pack + m % pack
+                            product_tile(p.shape, run, room, left, pack,
+                                         panels, right + k * width, room, at + m * width, k > 0)  # fmt: skip
             for panel in range(some):
                 places(table, t, offsets, first_panel + start + panel)
                 for f in range(p.row_phases):
                     for c in range(present):
                         transform(t, t.points, t.elements, t.vectors, width,
-                                  products, (panel * tall + f * p.block + c) * width, p.panels * tall * width,
+                                  room, products_at + (panel * tall + f * p.block + c) * width, p.panels * tall * width,
                                   tile, 0, width, scratch, half)  # fmt: skip
                         channel = g * p.rows + first + c
                         extra = bias[channel] if bias.size else out.dtype.type(0)
@@ -143,11 +162,13 @@ def product_units(
 
 
 class _Shape(NamedTuple):
-    """The tiles of a product: rows and vectors of a register tile, channels and rows of a unit."""
+    """The tiles of a product: those of registers, their rows and width; channels, rows of a pack, rows of a unit."""
 
+    register: int
     height: int
     width: int
     block: int
+    pack: int
     tall: int
 
 
@@ -158,17 +179,22 @@ def _shape(rows: int, phases: int, depth: int, tiles: int, others: int, dtype: s
     wanted = max(1, -(-UNITS // others))
     most = max(1, min(rows, fits // phases, -(-rows // wanted)))
 
-    def cost(height: int, block: int) -> float:
-        columns = outer_columns(height)
-        tall = -(-block * phases // height) * height
-        work = -(-rows // block) * tall * -(-tiles // (columns * lanes)) * columns * lanes
-        # A product a cycle and column; two loads a cycle; a panel comes from a far cache once a unit.
-        return work * (max(1.0, (columns + height) / 2 / (height * columns)) + 4 / tall)
+    def cost(shape: int, block: int) -> float:
+        height, columns = PRODUCT_SHAPES[shape]
+        used = -(-block * phases // height) * height
+        work = -(-rows // block) * used * -(-tiles // (columns * lanes)) * columns * lanes
+        # Beside a product a cycle, a row of the panel comes from the second cache for each tile, and from a far one
+        # once a unit.
+        return work * (1 + (columns + 1) / (height * columns) + 4 / used)
 
-    height, block = min(
-        ((h, b) for h in range(1, OUTER_ROWS + 1) for b in range(max(1, most // 2), most + 1)), key=lambda s: cost(*s)
-    )
-    return _Shape(height, outer_columns(height) * lanes, block, -(-block * phases // height) * height)
+    shape, block = min(itertools.product(range(len(PRODUCT_SHAPES)), range(max(1, most // 2), most + 1)),
+                       key=lambda s: cost(*s))  # fmt: skip
+    height, columns = PRODUCT_SHAPES[shape]
+    used = block * phases
+    packs = -(-used * itemsize // _PACK)
+    step = max(lanes, height)
+    pack = -(-used // (packs * step)) * step
+    return _Shape(shape, height, columns * lanes, block, pack, packs * pack)
 
 
 def bind(g: Geometry, forward: bool) -> Run:
@@ -212,15 +238,17 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
 
     blocks = -(-rows // shape.block)
     input_step, output_step = g.group_out * g.taps, g.taps
+    at_once = max(1, min(most, _PRODUCTS // (itemsize * points * shape.tall * width)))
+    pitch = depth * depth_phases * shape.tall + lanes  # not a power of two
+    room = points * (pitch + at_once * shape.tall * width)
     weights = np.zeros(1, WEIGHTS)
     for name, value in {
-        "rows": rows, "block": shape.block, "blocks": blocks, "height": shape.height,
-        "tall": shape.tall, "depth": depth, "row_phases": row_phases, "depth_phases": depth_phases,
+        "rows": rows, "block": shape.block, "blocks": blocks, "shape": shape.register, "height": shape.height,
+        "pack": shape.pack, "tall": shape.tall, "depth": depth, "row_phases": row_phases, "depth_phases": depth_phases,
         "taps": [s.taps for s in group], "transform": [transforms.WEIGHT[s.taps] for s in group],
         "points": [s.points for s in group], "group_step": g.group_in * input_step,
         "row_step": output_step if forward else input_step, "depth_step": input_step if forward else output_step,
-        "panels": max(1, min(most, _PRODUCTS // (itemsize * points * shape.tall * width))),
-        "pitch": depth * depth_phases * shape.tall + lanes, "run": _RUN,
+        "panels": at_once, "pitch": pitch, "room": room, "run": _RUN,
     }.items():  # fmt: skip
         weights[name] = value
 
@@ -241,19 +269,22 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
         fill = fill_panels(g.dtype, source, source_offsets, count)
         return fill, product_units.launcher(g.dtype, g.groups * blocks * splits, work), splits
 
+    slots = room * g.groups * blocks * max(1, others // g.groups)
     calls = {count: launchers(count) for count in {most, all_panels % most} if count}
 
     def run(array: Array, w: Array, bias: Array, out: Array) -> None:
         panels = workspace.take("panels", elements, g.dtype)
+        products = workspace.take("products", slots, g.dtype)
         for first in range(0, all_panels, most):
             count = min(most, all_panels - first)
             fill, multiply, splits = calls[count]
             fill(array, panels, first)
             multiply(
-                panels, w, bias, out, weights, source, target, target_offsets, taps, first, count, splits,
+                panels, w, bias, out, products, weights, source, target, target_offsets, taps, first, count, splits,
                 int(not forward),
             )  # fmt: skip
         workspace.keep("panels", panels)
+        workspace.keep("products", products)
 
     return run
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer
+from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer, switch
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -76,15 +75,7 @@ def combine(
 
             loop(builder, count, [], body)
 
-        after = builder.append_basic_block("combined")
-        switch = builder.switch(which, after)
-        for number, matrix in enumerate(_MATRICES):
-            block = builder.append_basic_block(f"matrix{number}")
-            switch.add_case(ir.Constant(INDEX, number), block)
-            builder.position_at_end(block)
-            emit(matrix)
-            builder.branch(after)
-        builder.position_at_end(after)
+        switch(builder, which, range(len(_MATRICES)), lambda number: emit(_MATRICES[number]))
         return context.get_dummy_value()
 
     return signature, generate
