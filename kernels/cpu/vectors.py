@@ -29,13 +29,13 @@ def pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any
 
 
 class Vectors:
-    """Vectors of one element type, in one function under construction."""
+    """Vectors of one element type, in one function under construction; they fill one of `part` parts of a register."""
 
-    def __init__(self, builder: Any, element: types.Float) -> None:
+    def __init__(self, builder: Any, element: types.Float, part: int = 1) -> None:
         self.builder = builder
         self.element = ir.FloatType() if element.bitwidth == 32 else ir.DoubleType()
         self.bytes = element.bitwidth // 8
-        self.lanes = VECTOR_BITS // element.bitwidth
+        self.lanes = VECTOR_BITS // element.bitwidth // part
         self.type = ir.VectorType(self.element, self.lanes)
         self.zero = ir.Constant(self.type, None)
 
