@@ -311,8 +311,8 @@ def _declines(g: Geometry) -> str | None:
     if g.dilation[2] > 1 and g.kernel[2] > 1:
         return "the taps of the last axis are dilated, so those of one phase are not side by side"
     lanes = host.lanes(g.dtype)
-    if g.stride[2] < lanes // 2:
-        return f"a stride of {g.stride[2]} along the last axis fills less than half a vector"
+    if g.stride[2] < max(4, lanes // 2):
+        return f"a stride of {g.stride[2]} along the last axis is too narrow for vectors along it"
     if g.group_in > _MANY and g.stride[2] < 2 * lanes:
         return f"{g.group_in} input channels of a group, where strides under two vectors leave this kernel behind"
     return None
