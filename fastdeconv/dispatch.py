@@ -7,7 +7,14 @@ from functools import lru_cache
 from typing import Any
 
 from fastdeconv.kernels import reference
-from fastdeconv.kernels.cpu import direct_dot, direct_long_kernel, direct_loops, direct_tile, direct_wide_stride
+from fastdeconv.kernels.cpu import (
+    direct_dot,
+    direct_long_kernel,
+    direct_loops,
+    direct_phases,
+    direct_tile,
+    direct_wide_stride,
+)
 from fastdeconv.kernels.geometry import Axes, Geometry, Implementation, Run
 from fastdeconv.lowering import lower
 from fastdeconv.problem import Pass, Problem
@@ -15,6 +22,7 @@ from fastdeconv.problem import Pass, Problem
 TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ("cpu", "forward"): (
         direct_loops.FORWARD,
+        direct_phases.FORWARD,
         direct_wide_stride.FORWARD,
         direct_tile.FORWARD,
         reference.FORWARD,

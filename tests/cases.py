@@ -89,6 +89,13 @@ EDGE_CASES: dict[str, Problem] = {
     "wide_stride_many_channels": problem((1, 1051, 1, 13), (1051, 2, 2, 16), stride=(2, 8), padding=(0, 4)),
     "wide_stride_parallel": problem((2, 7, 6, 15), (7, 5, 16, 16), stride=8, padding=3),
     "wide_stride_depthwise": problem((1, 9, 14, 13), (9, 1, 16, 16), stride=8, padding=4, groups=9),
+    "rows_of_one_channel": problem((1, 5, 9, 70), (5, 1, 9, 9), stride=2, padding=4, output_padding=1),
+    "rows_early_phases": problem((2, 3, 4, 66), (3, 1, 2, 2), stride=(3, 4), padding=(1, 3)),
+    "rows_kernel_under_padding": problem(
+        (1, 2, 3, 71), (2, 1, 3, 1), stride=(1, 4), padding=(2, 3), output_padding=(0, 3)
+    ),
+    "rows_parallel": problem((2, 35, 49, 67), (35, 1, 3, 3), stride=2, padding=1, groups=35),
+    "rows_many_taps": problem((1, 8, 2, 40), (8, 1, 19, 67), padding=(9, 33)),
     "long_kernel": problem((1, 3, 5, 37), (3, 5, 2, 67), padding=(0, 30)),
     "long_kernel_stride_2": problem((2, 5, 3, 21), (5, 7, 3, 33), stride=2, padding=(1, 19)),
     "unbatched": problem((3, 7, 6), (3, 5, 3, 3), stride=2),
@@ -125,10 +132,11 @@ EDGE_CASES: dict[str, Problem] = {
 }  # fmt: skip
 
 
-def random_problem(rng: np.random.Generator, ndim: int, wide: bool = False) -> Problem:
+def random_problem(rng: np.random.Generator, ndim: int, kind: str = "") -> Problem:
     """Draw a small legal problem: every parameter, axis by axis, independently of the others.
 
-    `wide` gives the last axis a wide stride and a long kernel.
+    Of kind "wide" the last axis has a wide stride and a long kernel, of kind "rows" it has many inputs and each group
+    one output channel.
     """
 
     def axes(values: list[int]) -> tuple[int, ...]:
@@ -141,7 +149,11 @@ def random_problem(rng: np.random.Generator, ndim: int, wide: bool = False) -> P
         kernel = axes([1, 2, 3, 4, 5, 7] if ndim < 3 else [1, 2, 3, 4])
         stride, dilation = axes([1, 1, 2, 2, 3, 4]), axes([1, 1, 1, 2, 3])
         padding = axes([0, 1, 2, 3, 5])
-        if wide:
+        if kind == "rows":
+            group_in, group_out = min(group_in, 8), 1
+            size = (*size[:-1], int(rng.choice([17, 33, 50, 64, 71, 130])))
+            dilation = (*dilation[:-1], 1)
+        if kind == "wide":
             kernel = (*kernel[:-1], int(rng.choice([5, 8, 13, 16, 24, 33, 40])))
             stride = (*stride[:-1], int(rng.choice([8, 9, 12, 15, 16, 20, 33])))
             padding = (*padding[:-1], int(rng.choice([0, 1, 4, 8, 17])))
@@ -159,13 +171,12 @@ def random_problem(rng: np.random.Generator, ndim: int, wide: bool = False) -> P
             return drawn
 
 
-def drawn_cases(count: int, seed: int = 0, wide: bool = False) -> dict[str, Problem]:
+def drawn_cases(count: int, seed: int = 0, kind: str = "") -> dict[str, Problem]:
     rng = np.random.default_rng(seed)
-    name = "drawn_wide" if wide else "drawn"
-    return {f"{name}{i}": random_problem(rng, (2, 2, 1, 3)[i % 4], wide) for i in range(count)}
+    return {f"drawn{kind}{i}": random_problem(rng, (2, 2, 1, 3)[i % 4], kind) for i in range(count)}
 
 
-CASES = EDGE_CASES | drawn_cases(120) | drawn_cases(24, seed=1, wide=True)
+CASES = EDGE_CASES | drawn_cases(120) | drawn_cases(24, 1, "wide") | drawn_cases(28, 2, "rows")
 
 # Every implementation there is, in the order of the tables.
 IMPLEMENTATIONS: list[tuple[Pass, Implementation]] = [

@@ -100,6 +100,23 @@ class Vectors:
         """Pick lanes of two vectors by number; those of `b` count on from those of `a`."""
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
+    def interleave(self, rows: list[Any]) -> list[Any]:
+        """Return as many vectors, with the elements 0 of all rows side by side, then the elements 1, and so on."""
+        count, lanes = len(rows), self.lanes
+        if count % 2 == 0:
+            even, odd = self.interleave(rows[::2]), self.interleave(rows[1::2])
+            halves = [[h * lanes // 2 + i // 2 + i % 2 * lanes for i in range(lanes)] for h in range(2)]
+            return [self.select(a, b, half) for a, b in zip(even, odd) for half in halves]
+        mixed = []
+        for j in range(count):
+            value = rows[0]
+            for r in range(count):
+                places = [j * lanes + i for i in range(lanes)]
+                picked = [lanes + at // count if at % count == r else i for i, at in enumerate(places)]
+                value = self.select(value, rows[r], picked)
+            mixed.append(value)
+        return mixed
+
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         """Return a·b + c, rounded once where the host can."""
         if not HAS_FMA:
