@@ -12,7 +12,9 @@ of the row, or for the weight gradient from a copy with zeros around.
 Parallel over rows of gx, then blocks of input channels; over tiles of columns (co, k0, k1, vector of k) of gw, then
 ranges of rows of x, whose sums are added in their order. A NaN or Inf in x also meets zeros around gy.
 
-Ladder, measured in docs/decisions/0005-wide-strides.md.
+Ladder, measured in docs/decisions/0005-wide-strides.md:
+1. Tiles of dot products and of outer products, pixels that the output cuts by themselves.
+2. Weight gradient: the columns of a row listed once for all input channels.
 """
 
 from __future__ import annotations

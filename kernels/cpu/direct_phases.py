@@ -13,7 +13,9 @@ is read about once and y written once, in order.
 Parallel over images, groups, slices, bands of rows and of blocks of y. A NaN or Inf in the weights also meets the zeros
 around x.
 
-Ladder, measured in docs/decisions/0005-wide-strides.md.
+Ladder, measured in docs/decisions/0005-wide-strides.md:
+1. Blocks of the uncropped output.
+2. Blocks that begin at the first output, so that no tile is cut at its start; one output channel only.
 """
 
 from __future__ import annotations

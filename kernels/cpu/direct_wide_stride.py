@@ -14,7 +14,10 @@ registers, save for the blocks that the output cuts.
 Parallel over (group, output channel, phase of the other axes), then ranges of rows. A NaN or Inf in the weights also
 meets the zeros at the ends of rows, and one in the input those at the end of the kernel.
 
-Ladder, measured in docs/decisions/0005-wide-strides.md.
+Ladder, measured in docs/decisions/0005-wide-strides.md:
+1. Panels of the weights of one phase, tiles stored through a buffer.
+2. Whole tiles stored from registers; up to 8 vectors wide, so that y is written in longer runs.
+3. Taps listed once a phase, one loop over all products; tiles of a row chosen by their cost.
 """
 
 from __future__ import annotations
