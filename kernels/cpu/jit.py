@@ -12,10 +12,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import njit, prange, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from fastdeconv.kernels.cpu import threads
 from fastdeconv.kernels.cpu.cache import DiskCache
@@ -48,29 +45,19 @@ class Kernel:
         self._arguments = arguments
         self._units = njit(**OPTIONS)(units)
         self._units._cache = DiskCache(self.name)
-        self._parallel = njit(parallel=True, **OPTIONS)(_parallel_version())
+        self._parallel = njit(parallel=True, **OPTIONS)(_parallel_version(self._units))
         self._parallel._cache = DiskCache(self.name + ".parallel")
         self._entries: dict[tuple[str, bool], Entry] = {}
-        self._addresses: dict[tuple[str, bool], int] = {}
 
     def entry(self, dtype: str, parallel: bool) -> Entry:
-        """Return the compiled function.
-
-        Serial it takes ``(lo, hi, *arguments)``, parallel ``(address of the serial one, chunks, units, arguments)``.
-        """
+        """Return the compiled function: ``(lo, hi, *arguments)`` serial, ``(chunks, units, arguments)`` parallel."""
         key = dtype, parallel
         if key not in self._entries:
             function = self._parallel if parallel else self._units
             arguments = [_numba_type(a, dtype) for a in self._arguments]
-            if parallel:
-                self.entry(dtype, False)
-                signature: tuple[types.Type, ...] = (types.int64, types.int64, types.int64, types.Tuple(arguments))
-            else:
-                signature = (types.int64, types.int64, *arguments)
+            signature = (types.int64, types.int64, *([types.Tuple(arguments)] if parallel else arguments))
             function.compile(signature)
-            compiled = function.overloads[signature]
-            self._entries[key] = compiled.entry_point
-            self._addresses[key] = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            self._entries[key] = function.overloads[signature].entry_point
         return self._entries[key]
 
     def launcher(self, dtype: str, units: int, work: int) -> Entry:
@@ -92,8 +79,7 @@ class Kernel:
         def launch_parallel(*arguments: Any) -> None:
             with threads.parallel() as count:
                 if count > 1:
-                    parallel = self.entry(dtype, True)
-                    parallel(self._addresses[dtype, False], min(units, 8 * count), units, arguments)
+                    self.entry(dtype, True)(min(units, 8 * count), units, arguments)
                 else:
                     launch(*arguments)
 
@@ -105,30 +91,10 @@ def kernel(*arguments: str | np.dtype[Any]) -> Callable[[Callable[..., None]], K
     return lambda units: Kernel(units, *arguments)
 
 
-@intrinsic
-def _call(typing_context: Any, address: Any, lo: Any, hi: Any, arguments: Any) -> Any:
-    """Call the compiled ``units(lo, hi, *arguments)`` at an address."""
-    signature = types.void(types.int64, types.int64, types.int64, arguments)
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        address, lo, hi, arguments = values
-        unpacked = [types.int64, types.int64, *signature.args[3].types]
-        operands = [lo, hi, *cgutils.unpack_tuple(builder, arguments)]
-        kind = context.call_conv.get_function_type(types.none, unpacked)
-        function = builder.inttoptr(address, ir.PointerType(kind))
-        status, _ = context.call_conv.call_function(builder, function, types.none, unpacked, operands)
-        with cgutils.if_unlikely(builder, status.is_error):
-            context.call_conv.return_status_propagate(builder, status)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-def _parallel_version() -> Callable[..., None]:
-    # By address, because LLVM would optimise a callee that it sees again, three times over.
-    def run(address: int, chunks: int, count: int, arguments: tuple[Any, ...]) -> None:
+def _parallel_version(units: Any) -> Callable[..., None]:
+    def run(chunks: int, count: int, arguments: tuple[Any, ...]) -> None:
         for chunk in prange(chunks):
-            _call(address, count * chunk // chunks, count * (chunk + 1) // chunks, arguments)
+            units(count * chunk // chunks, count * (chunk + 1) // chunks, *arguments)
 
     return run
 
