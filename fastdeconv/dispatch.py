@@ -7,15 +7,38 @@ from functools import lru_cache
 from typing import Any
 
 from fastdeconv.kernels import reference
-from fastdeconv.kernels.cpu import direct_dot, direct_loops, direct_tile
+from fastdeconv.kernels.cpu import (
+    direct_dot,
+    direct_long_kernel,
+    direct_loops,
+    direct_phases,
+    direct_tile,
+    direct_wide_stride,
+)
 from fastdeconv.kernels.geometry import Axes, Geometry, Implementation, Run
 from fastdeconv.lowering import lower
 from fastdeconv.problem import Pass, Problem
 
 TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
-    ("cpu", "forward"): (direct_loops.FORWARD, direct_tile.FORWARD, reference.FORWARD),
-    ("cpu", "input_grad"): (direct_loops.INPUT_GRAD, direct_tile.INPUT_GRAD, reference.INPUT_GRAD),
-    ("cpu", "weight_grad"): (direct_loops.WEIGHT_GRAD, direct_dot.WEIGHT_GRAD, reference.WEIGHT_GRAD),
+    ("cpu", "forward"): (
+        direct_loops.FORWARD,
+        direct_phases.FORWARD,
+        direct_wide_stride.FORWARD,
+        direct_tile.FORWARD,
+        reference.FORWARD,
+    ),
+    ("cpu", "input_grad"): (
+        direct_loops.INPUT_GRAD,
+        direct_long_kernel.INPUT_GRAD,
+        direct_tile.INPUT_GRAD,
+        reference.INPUT_GRAD,
+    ),
+    ("cpu", "weight_grad"): (
+        direct_loops.WEIGHT_GRAD,
+        direct_long_kernel.WEIGHT_GRAD,
+        direct_dot.WEIGHT_GRAD,
+        reference.WEIGHT_GRAD,
+    ),
 }
 
 

@@ -101,6 +101,8 @@ def explain(
       register tiles of channels × pixels over zero-padded planes, one phase at a time
       each element sums at most 12 products
       not direct_loops: 147456 multiplications are more than 12000, so vector tiles are faster
+      not direct_phases: 3 output channels of a group share reads of x better in tiles of channels
+      not direct_wide_stride: a stride of 2 along the last axis is too narrow for vectors along it
       not needed: reference
     """
     if pass_ is not None and pass_ not in PASSES:

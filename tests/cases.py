@@ -75,6 +75,29 @@ EDGE_CASES: dict[str, Problem] = {
     "one_row": problem((1, 3, 1, 50), (3, 2, 1, 5), stride=2),
     "wide_row": problem((1, 2, 3, 129), (2, 3, 3, 3), padding=1),
     "whole_vectors": problem((1, 16, 16, 16), (16, 32, 4, 4), stride=2, padding=1),
+    # Wide strides and long kernels: parts of vectors, rows of fewer blocks than a tile, blocks that the output cuts.
+    "wide_stride_cut_at_both_ends": problem((2, 3, 4, 19), (3, 5, 16, 16), stride=8, padding=4),
+    "wide_stride_10": problem((1, 3, 3, 15), (3, 2, 5, 20), stride=(2, 10), padding=(1, 5)),
+    "wide_stride_24": problem((2, 2, 2, 27), (2, 3, 3, 31), stride=(1, 24), padding=(1, 3), output_padding=(0, 7)),
+    "wide_stride_in_pieces": problem((1, 2, 2, 5), (2, 3, 2, 301), stride=(2, 150), padding=(0, 151)),
+    "wide_stride_kernel_shorter": problem((1, 3, 3, 5), (3, 4, 2, 9), stride=(3, 17), output_padding=(1, 12)),
+    "wide_stride_padding_over_kernel": problem((2, 2, 3, 9), (2, 3, 3, 11), stride=(2, 12), padding=(3, 29)),
+    "wide_stride_dilated_rows": problem(
+        (2, 4, 5, 6), (4, 3, 3, 16), stride=(2, 8), padding=(2, 3), dilation=(3, 1), groups=2
+    ),
+    "wide_stride_3d": problem((2, 2, 3, 2, 5), (2, 3, 3, 2, 24), stride=(2, 1, 16), padding=(1, 0, 4)),
+    "wide_stride_many_channels": problem((1, 1051, 1, 13), (1051, 2, 2, 16), stride=(2, 8), padding=(0, 4)),
+    "wide_stride_parallel": problem((2, 7, 6, 15), (7, 5, 16, 16), stride=8, padding=3),
+    "wide_stride_depthwise": problem((1, 9, 14, 13), (9, 1, 16, 16), stride=8, padding=4, groups=9),
+    "rows_of_one_channel": problem((1, 5, 9, 70), (5, 1, 9, 9), stride=2, padding=4, output_padding=1),
+    "rows_early_phases": problem((2, 3, 4, 66), (3, 1, 2, 2), stride=(3, 4), padding=(1, 3)),
+    "rows_kernel_under_padding": problem(
+        (1, 2, 3, 71), (2, 1, 3, 1), stride=(1, 4), padding=(2, 3), output_padding=(0, 3)
+    ),
+    "rows_parallel": problem((2, 35, 49, 67), (35, 1, 3, 3), stride=2, padding=1, groups=35),
+    "rows_many_taps": problem((1, 8, 2, 40), (8, 1, 19, 67), padding=(9, 33)),
+    "long_kernel": problem((1, 3, 5, 37), (3, 5, 2, 67), padding=(0, 30)),
+    "long_kernel_stride_2": problem((2, 5, 3, 21), (5, 7, 3, 33), stride=2, padding=(1, 19)),
     "unbatched": problem((3, 7, 6), (3, 5, 3, 3), stride=2),
     "parallel": problem((2, 9, 31, 33), (9, 7, 4, 4), stride=2, padding=1),
     "parallel_stride_1": problem((1, 9, 37, 41), (9, 9, 3, 3), padding=1),
@@ -109,8 +132,12 @@ EDGE_CASES: dict[str, Problem] = {
 }  # fmt: skip
 
 
-def random_problem(rng: np.random.Generator, ndim: int) -> Problem:
-    """Draw a small legal problem: every parameter, axis by axis, independently of the others."""
+def random_problem(rng: np.random.Generator, ndim: int, kind: str = "") -> Problem:
+    """Draw a small legal problem: every parameter, axis by axis, independently of the others.
+
+    Of kind "wide" the last axis has a wide stride and a long kernel, of kind "rows" it has many inputs and each group
+    one output channel.
+    """
 
     def axes(values: list[int]) -> tuple[int, ...]:
         return tuple(int(v) for v in rng.choice(values, ndim))
@@ -122,6 +149,15 @@ def random_problem(rng: np.random.Generator, ndim: int) -> Problem:
         kernel = axes([1, 2, 3, 4, 5, 7] if ndim < 3 else [1, 2, 3, 4])
         stride, dilation = axes([1, 1, 2, 2, 3, 4]), axes([1, 1, 1, 2, 3])
         padding = axes([0, 1, 2, 3, 5])
+        if kind == "rows":
+            group_in, group_out = min(group_in, 8), 1
+            size = (*size[:-1], int(rng.choice([17, 33, 50, 64, 71, 130])))
+            dilation = (*dilation[:-1], 1)
+        if kind == "wide":
+            kernel = (*kernel[:-1], int(rng.choice([5, 8, 13, 16, 24, 33, 40])))
+            stride = (*stride[:-1], int(rng.choice([8, 9, 12, 15, 16, 20, 33])))
+            padding = (*padding[:-1], int(rng.choice([0, 1, 4, 8, 17])))
+            dilation = (*dilation[:-1], 1)
         extra = tuple(int(rng.integers(max(s, d))) for s, d in zip(stride, dilation))
         batch = () if rng.random() < 0.2 else (int(rng.choice([1, 1, 2, 3])),)
         try:
@@ -135,12 +171,12 @@ def random_problem(rng: np.random.Generator, ndim: int) -> Problem:
             return drawn
 
 
-def drawn_cases(count: int, seed: int = 0) -> dict[str, Problem]:
+def drawn_cases(count: int, seed: int = 0, kind: str = "") -> dict[str, Problem]:
     rng = np.random.default_rng(seed)
-    return {f"drawn{i}": random_problem(rng, (2, 2, 1, 3)[i % 4]) for i in range(count)}
+    return {f"drawn{kind}{i}": random_problem(rng, (2, 2, 1, 3)[i % 4], kind) for i in range(count)}
 
 
-CASES = EDGE_CASES | drawn_cases(120)
+CASES = EDGE_CASES | drawn_cases(120) | drawn_cases(24, 1, "wide") | drawn_cases(28, 2, "rows")
 
 # Every implementation there is, in the order of the tables.
 IMPLEMENTATIONS: list[tuple[Pass, Implementation]] = [

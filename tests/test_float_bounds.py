@@ -82,6 +82,7 @@ def test_bias_gradient(dtype):
 FEW = {name: EDGE_CASES[name] for name in (
     "one_pixel_one_output", "stride_over_kernel_output_padding", "cyclegan", "each_axis_its_own", "dilated_strided",
     "padding_over_kernel", "padding_cuts_taps", "depthwise", "wide_row", "deblur", "1d_dilated", "3d", "far_taps",
+    "wide_stride_cut_at_both_ends", "wide_stride_24", "rows_of_one_channel", "rows_early_phases",
 )}  # fmt: skip
 
 

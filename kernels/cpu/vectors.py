@@ -29,13 +29,13 @@ def pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any
 
 
 class Vectors:
-    """Vectors of one element type, in one function under construction."""
+    """Vectors of one element type, in one function under construction; they fill one of `part` parts of a register."""
 
-    def __init__(self, builder: Any, element: types.Float) -> None:
+    def __init__(self, builder: Any, element: types.Float, part: int = 1) -> None:
         self.builder = builder
         self.element = ir.FloatType() if element.bitwidth == 32 else ir.DoubleType()
         self.bytes = element.bitwidth // 8
-        self.lanes = VECTOR_BITS // element.bitwidth
+        self.lanes = VECTOR_BITS // element.bitwidth // part
         self.type = ir.VectorType(self.element, self.lanes)
         self.zero = ir.Constant(self.type, None)
 
@@ -103,6 +103,23 @@ class Vectors:
     def select(self, a: Any, b: Any, lanes: list[int]) -> Any:
         """Pick lanes of two vectors by number; those of `b` count on from those of `a`."""
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+    def interleave(self, rows: list[Any]) -> list[Any]:
+        """Return as many vectors, with the elements 0 of all rows side by side, then the elements 1, and so on."""
+        count, lanes = len(rows), self.lanes
+        if count % 2 == 0:
+            even, odd = self.interleave(rows[::2]), self.interleave(rows[1::2])
+            halves = [[h * lanes // 2 + i // 2 + i % 2 * lanes for i in range(lanes)] for h in range(2)]
+            return [self.select(a, b, half) for a, b in zip(even, odd) for half in halves]
+        mixed = []
+        for j in range(count):
+            value = rows[0]
+            for r in range(count):
+                places = [j * lanes + i for i in range(lanes)]
+                picked = [lanes + at // count if at % count == r else i for i, at in enumerate(places)]
+                value = self.select(value, rows[r], picked)
+            mixed.append(value)
+        return mixed
 
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         """Return a·b + c, rounded once where the host can."""

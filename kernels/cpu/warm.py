@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from fastdeconv.kernels.cpu import direct_dot, direct_loops, direct_tile, planes
+from fastdeconv.kernels.cpu import (
+    direct_dot,
+    direct_long_kernel,
+    direct_loops,
+    direct_phases,
+    direct_tile,
+    direct_wide_stride,
+    planes,
+)
 from fastdeconv.kernels.cpu.jit import Kernel
 
-_MODULES = (direct_dot, direct_loops, direct_tile, planes)
+_MODULES = (direct_dot, direct_long_kernel, direct_loops, direct_phases, direct_tile, direct_wide_stride, planes)
 
 
 def compile_all() -> int:
