@@ -15,6 +15,7 @@ from fastdeconv.kernels.cpu import (
     direct_tile,
     direct_wide_stride,
 )
+from fastdeconv.kernels.cpu.winograd import products, weight
 from fastdeconv.kernels.geometry import Axes, Geometry, Implementation, Run
 from fastdeconv.lowering import lower
 from fastdeconv.problem import Pass, Problem
@@ -24,18 +25,24 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
         direct_loops.FORWARD,
         direct_phases.FORWARD,
         direct_wide_stride.FORWARD,
+        products.WINOGRAD_FORWARD,
+        products.DIRECT_FORWARD,
         direct_tile.FORWARD,
         reference.FORWARD,
     ),
     ("cpu", "input_grad"): (
         direct_loops.INPUT_GRAD,
         direct_long_kernel.INPUT_GRAD,
+        products.WINOGRAD_INPUT_GRAD,
+        products.DIRECT_INPUT_GRAD,
         direct_tile.INPUT_GRAD,
         reference.INPUT_GRAD,
     ),
     ("cpu", "weight_grad"): (
         direct_loops.WEIGHT_GRAD,
         direct_long_kernel.WEIGHT_GRAD,
+        weight.WINOGRAD,
+        weight.DIRECT,
         direct_dot.WEIGHT_GRAD,
         reference.WEIGHT_GRAD,
     ),
@@ -72,7 +79,7 @@ class Plan:
 
 @lru_cache(maxsize=1024)
 def plan(problem: Problem, pass_: Pass, device: str = "cpu", algorithm: str | None = None) -> Plan:
-    """Choose and bind the implementation for a problem: the first in the table that does not decline.
+    """Choose and bind the implementation for a problem: the first in the table that neither declines nor yields.
 
     Parameters
     ----------
@@ -91,6 +98,8 @@ def plan(problem: Problem, pass_: Pass, device: str = "cpu", algorithm: str | No
     declined: list[tuple[str, str]] = []
     for candidate in _candidates(device, pass_, algorithm):
         reason = candidate.declines(geometry)
+        if reason is None and candidate.name != algorithm:
+            reason = candidate.yields(geometry)
         if reason is None:
             run = adapt(candidate.bind(geometry))
             return Plan(problem, pass_, device, candidate, tuple(declined), run, note)

@@ -73,6 +73,10 @@ class Geometry(NamedTuple):
         return sum(math.prod(s) for s in (self.input_shape, self.output_shape, self.weight_shape))
 
 
+def never(_: Any) -> None:
+    """Decline nothing."""
+
+
 class Implementation(NamedTuple):
     """One way to compute one pass: an entry of the dispatch tables.
 
@@ -87,13 +91,13 @@ class Implementation(NamedTuple):
     bind : callable
         ``bind(geometry)`` does all work that depends on sizes only and returns the function that runs the pass.
         See `Run`; the result array comes uninitialised.
+    yields : callable
+        ``yields(geometry)`` is None, or a sentence saying why a later entry of the table is expected to be faster. Not
+        asked of a kernel that is called for by its name.
     """
 
     name: str
     idea: str
     declines: Callable[[Geometry], str | None]
     bind: Callable[[Geometry], Run]
-
-
-def never(_: Any) -> None:
-    """Decline nothing."""
+    yields: Callable[[Geometry], str | None] = never

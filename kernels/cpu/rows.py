@@ -161,7 +161,7 @@ def add_pairs(
 def gather(
     typing_context: Any, out: Any, out_at: Any, array: Any, array_at: Any, table: Any, table_at: Any, count: Any
 ) -> Any:
-    """Do ``out[out_at + j] = array[array_at + table[table_at + j]]`` for `count` elements, 0 where the table is negative."""
+    """Do ``out[out_at + j] = array[array_at + table[table_at + j]]``, 0 where the table is negative, for `count` j."""
     signature = types.void(out, types.int64, array, types.int64, table, types.int64, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

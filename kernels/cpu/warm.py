@@ -12,8 +12,12 @@ from fastdeconv.kernels.cpu import (
     planes,
 )
 from fastdeconv.kernels.cpu.jit import Kernel
+from fastdeconv.kernels.cpu.winograd import panels, products, weight
 
-_MODULES = (direct_dot, direct_long_kernel, direct_loops, direct_phases, direct_tile, direct_wide_stride, planes)
+_MODULES = (
+    direct_dot, direct_long_kernel, direct_loops, direct_phases, direct_tile, direct_wide_stride, planes,
+    panels, products, weight,
+)  # fmt: skip
 
 
 def compile_all() -> int:

@@ -15,17 +15,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
+from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.geometry import Geometry
 
 # Outputs of a tile, by the taps of a phase; one more tap, one less output than points.
 OUTPUTS = {1: 1, 2: 3, 3: 2}
 # More combined phases than this need tables out of proportion.
 MOST_PHASES = 64
-# What a transformed weight costs, in multiplications by it (measured), and the share that one more group adds.
-_WEIGHT = 48
-_OVERHEAD = 0.01
+# What a transformed weight, input and output cost, in multiplications, and a multiplication of `direct_tile`.
+_WEIGHT, _INPUT, _OUTPUT = 48, 67, 50
+_DIRECT = 1.3
 
 
 class Phase(NamedTuple):
@@ -40,7 +42,7 @@ class Segment(NamedTuple):
     """Tiles along one axis; tile t reads the inputs from ``first + outputs·t`` on."""
 
     taps: int
-    count: int
+    tiles: int
     first: int
     phases: tuple[Phase, ...]
 
@@ -58,26 +60,65 @@ class Segment(NamedTuple):
 Group = tuple[Segment, Segment, Segment]
 
 
-def groups(g: Geometry) -> list[Group] | str:
+@lru_cache(maxsize=256)
+def groups(g: Geometry) -> tuple[Group, ...] | str:
     """Return what covers every output of a problem once, or why these tiles do not."""
+    if g.dtype not in ("float32", "float64"):
+        return f"vector code is for float32 and float64, not {g.dtype}"
     axes: list[list[list[Segment]]] = []
     for axis in range(3):
         ways = _ways(g.input[axis], g.output[axis], g.kernel[axis], g.stride[axis], g.padding[axis], g.dilation[axis])
         if isinstance(ways, str):
             return ways
         axes.append(ways)
-    plans = [list(itertools.product(*way)) for way in itertools.product(*axes)]
-    return min(plans, key=lambda plan: sum(_cost(group, g.batch) for group in plan) * (1 + _OVERHEAD * len(plan)))
+    if (phases := math.prod(sum(len(s.phases) for s in ways[0]) for ways in axes)) > MOST_PHASES:
+        return f"{phases} phases are more than {MOST_PHASES}, and need tables out of proportion"
+    plans = [tuple((a, b, c) for a, b, c in itertools.product(*ways)) for ways in itertools.product(*axes)]
+    return min(plans, key=lambda plan: sum(_cost(group, g.batch) for group in plan) * (100 + len(plan)))
 
 
-def _cost(group: Group, batch: int) -> float:
+def _cost(group: Group, batch: int) -> int:
     """Return the products of a group for a pair of channels, and what its weights' transform costs beside them."""
-    return math.prod(s.points * len(s.phases) for s in group) * (batch * math.prod(s.count for s in group) + _WEIGHT)
+    return math.prod(s.points * len(s.phases) for s in group) * (batch * math.prod(s.tiles for s in group) + _WEIGHT)
+
+
+def declines(g: Geometry, transformed: bool) -> str | None:
+    """Return why tiles cannot serve a problem: those that are `transformed`, or those of plain products."""
+    plan = groups(merged(g))
+    if isinstance(plan, str):
+        return plan
+    if transformed != any(s.taps > 1 for group in plan for s in group):
+        return "every phase has one tap: it is a plain product" if transformed else "a phase has more than one tap"
+    return None
+
+
+def yields(g: Geometry) -> str | None:
+    """Return why a kernel without transforms should be faster, or None.
+
+    Costs are in multiplications, fitted to runs of float32 on one core of a Zen 4: see decision 0006.
+    """
+    g = merged(g)
+    plan = groups(g)
+    assert not isinstance(plan, str)
+    cost = 0.0
+    for group in plan:
+        points, phases = (math.prod(v) for v in zip(*((s.points, len(s.phases)) for s in group)))
+        tiles = g.batch * math.prod(s.tiles for s in group)
+        depth, rows = g.group_in, g.group_out * phases
+        cost += (
+            points
+            * g.groups
+            * (tiles * (1.05 * depth * rows + _INPUT * depth + _OUTPUT * rows) + _WEIGHT * depth * rows)
+        )
+    direct = _DIRECT * g.multiplications
+    if cost < direct:
+        return None
+    return f"transforms and products would cost as much as {cost:.2g} multiplications, direct ones {direct:.2g}"
 
 
 def multiplications(group: Group) -> int:
     """Return the products of one group for a pair of channels and one image."""
-    return math.prod(s.points * s.count * len(s.phases) for s in group)
+    return math.prod(s.points * s.tiles * len(s.phases) for s in group)
 
 
 def _ways(
@@ -85,10 +126,10 @@ def _ways(
 ) -> list[list[Segment]] | str:
     """Return the ways to cover an axis: windows alone, and windows with single outputs if that takes fewer products."""
     stride = outputs if inputs == 1 else stride
-    if min(stride, outputs) > MOST_PHASES:
-        return f"an axis has {min(stride, outputs)} phases, more than {MOST_PHASES}"
+    if (count := min(stride, outputs)) > MOST_PHASES:
+        return f"{count} phases on an axis are more than {MOST_PHASES}, and need tables out of proportion"
     by_taps: dict[int, list[_Phase]] = {}
-    for residue in range(min(stride, outputs)):
+    for residue in range(count):
         taps = []
         for k in range(kernel):
             shift, of = divmod(dilation * k - padding, stride)
@@ -136,7 +177,7 @@ def _singles(windows: Segment, phases: list[_Phase], inputs: int) -> list[Segmen
     """Return a segment for each output that the windows leave, or None if one has more than a single tap."""
     singles = []
     for phase, tiles in zip(phases, windows.phases):
-        stop = tiles.start + windows.outputs * windows.count
+        stop = tiles.start + windows.outputs * windows.tiles
         for q in [*range(min(tiles.start, phase.outputs)), *range(max(0, stop), phase.outputs)]:
             # Tap j has shift ``phase.shift - j``.
             reached = [(q - phase.shift + j, k) for j, k in enumerate(phase.taps) if 0 <= q - phase.shift + j < inputs]

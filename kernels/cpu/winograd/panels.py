@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu.frame import Ints, ints
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import gather
-from fastdeconv.kernels.cpu.winograd import transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group
 from fastdeconv.kernels.cpu.winograd.transforms import combine
 from fastdeconv.kernels.geometry import Geometry
@@ -66,12 +65,12 @@ def side(
         stride = g.output[axis] if g.input[axis] == 1 else g.stride[axis]
         layout["table"][0, axis] = len(tables)
         for start, residue in starts:
-            for i in range(start, start + segment.outputs * segment.count, segment.outputs):
+            for i in range(start, start + segment.outputs * segment.tiles, segment.outputs):
                 for e in range(i, i + elements):
                     at = stride * e + residue if output else e
                     tables.append(at * step if 0 <= at < size[axis] else _NOWHERE)
         layout["phases"][0, axis] = len(starts)
-        layout["tiles"][0, axis] = segment.count
+        layout["tiles"][0, axis] = segment.tiles
         layout["elements"][0, axis] = elements
         layout["points"][0, axis] = segment.points
         layout["transform"][0, axis] = which[segment.taps]
@@ -134,13 +133,14 @@ def largest(p: Any) -> int:
 @device_function
 def transform(
     p: Any, before: Any, after: Any, vectors: int, width: int,
-    source: Any, source_at: int, source_step: int, target: Any, target_at: int, target_step: int, scratch: Any, half: int,
+    source: Any, source_at: int, source_step: int, target: Any, target_at: int, target_step: int,
+    scratch: Any, half: int,
 ) -> None:  # fmt: skip
     """Transform a tile of ``before[0] × before[1] × before[2]`` rows along each axis to ``after[...]`` rows.
 
     Rows are `width` elements, `source_step` or `target_step` apart; scratch has twice `half` elements.
     """
-    n0, n1, n2 = before[0], before[1], before[2]
+    n1, n2 = before[1], before[2]
     now, at, step = source, source_at, source_step
     free = 0
     if p.transform[0]:

@@ -26,9 +26,9 @@ from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import gather, scatter
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import transforms
-from fastdeconv.kernels.cpu.winograd.axes import Group, groups, multiplications
+from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications, yields
 from fastdeconv.kernels.cpu.winograd.panels import SIDE, fill_panels, largest, places, side, transform
-from fastdeconv.kernels.geometry import Geometry, Run
+from fastdeconv.kernels.geometry import Geometry, Implementation, Run
 
 Array = NDArray[Any]
 
@@ -223,7 +223,7 @@ def bind(g: Geometry, forward: bool) -> Run:
 def _group(g: Geometry, group: Group, forward: bool) -> Run:
     phases = math.prod(len(s.phases) for s in group)
     points = math.prod(s.points for s in group)
-    tiles = g.batch * math.prod(s.count for s in group)
+    tiles = g.batch * math.prod(s.tiles for s in group)
     rows, depth = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
     row_phases, depth_phases = (phases, 1) if forward else (1, phases)
     lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
@@ -302,3 +302,19 @@ def tap_table(g: Geometry, group: Group) -> Ints:
             for k2 in c.taps
         ]
     )
+
+
+def _implementation(forward: bool, transformed: bool) -> Implementation:
+    return Implementation(
+        "winograd" if transformed else "direct_product",
+        "minimal filtering: matrix products between transforms of small tiles, shared by all phases of a stride"
+        if transformed
+        else "one matrix product for taps that do not overlap",
+        lambda g: declines(g, transformed),
+        lambda g: bind(g, forward),
+        yields,
+    )
+
+
+WINOGRAD_FORWARD, WINOGRAD_INPUT_GRAD = _implementation(True, True), _implementation(False, True)
+DIRECT_FORWARD, DIRECT_INPUT_GRAD = _implementation(True, False), _implementation(False, False)

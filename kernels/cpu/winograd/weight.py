@@ -22,10 +22,10 @@ from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.rows import scatter
 from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile
 from fastdeconv.kernels.cpu.winograd import transforms
-from fastdeconv.kernels.cpu.winograd.axes import Group, groups, multiplications
+from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications, yields
 from fastdeconv.kernels.cpu.winograd.panels import fill_panels, side, transform
 from fastdeconv.kernels.cpu.winograd.products import PANELS, UNITS, tap_table
-from fastdeconv.kernels.geometry import Geometry, Run
+from fastdeconv.kernels.geometry import Geometry, Implementation, Run
 
 Array = NDArray[Any]
 
@@ -123,7 +123,7 @@ def bind(g: Geometry) -> Run:
 def _group(g: Geometry, group: Group) -> Run:
     phases = math.prod(len(s.phases) for s in group)
     points = math.prod(s.points for s in group)
-    tiles = g.batch * math.prod(s.count for s in group)
+    tiles = g.batch * math.prod(s.tiles for s in group)
     lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
     x, x_offsets = side(g, group, False, transforms.INPUT, lanes, lanes)
     gy, gy_offsets = side(g, group, True, transforms.transposed(transforms.OUTPUT), lanes, lanes)
@@ -181,3 +181,15 @@ def _group(g: Geometry, group: Group) -> Run:
         workspace.keep("gradient_panels", gy_panels)
 
     return run
+
+
+WINOGRAD = Implementation(
+    "winograd",
+    "minimal filtering: sums of products of transformed tiles, shared by all phases of a stride",
+    lambda g: declines(g, True),
+    bind,
+    yields,
+)
+DIRECT = Implementation(
+    "direct_product", "one matrix product for taps that do not overlap", lambda g: declines(g, False), bind, yields
+)
