@@ -63,9 +63,9 @@ def test_int64(pass_, algorithm, p):
 @pytest.mark.quick
 @pytest.mark.parametrize(("pass_", "implementation"), IMPLEMENTATIONS, ids=lambda value: getattr(value, "name", value))
 def test_what_an_implementation_declines(pass_, implementation):
-    """A decline is a sentence, forcing the implementation shows it, and it leaves a healthy share of the cases."""
+    """A decline is a sentence, forcing the implementation shows it, and it leaves enough cases to be proved on."""
     declined = {p: reason for p in CASES.values() if (reason := declines(implementation, pass_, p)) is not None}
-    assert len(declined) <= 0.9 * len(CASES)
+    assert len(CASES) - len(declined) >= 24
     for p, reason in declined.items():
         assert len(reason.split()) > 2
         with pytest.raises(ValueError, match="cannot serve") as refusal:
