@@ -158,6 +158,34 @@ def add_pairs(
 
 
 @intrinsic
+def transpose(typing_context: Any, out: Any, out_at: Any, out_step: Any, rows: Any, rows_at: Any) -> Any:
+    """Do ``out[out_at + j·out_step + i] = rows[rows_at + i·lanes + j]``, i and j up to the lanes of a vector."""
+    signature = types.void(out, types.int64, types.int64, rows, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, out_step, rows, rows_at = arguments
+        vectors = Vectors(builder, signature.args[0].dtype)
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        source = pointer(context, builder, signature.args[3], rows, rows_at)
+        lanes = vectors.lanes
+        v = [vectors.load(source, index(i * lanes)) for i in range(lanes)]
+        distance = 1
+        while distance < lanes:  # swap blocks of this size off the diagonal
+            upper = [j - distance + lanes if j & distance else j for j in range(lanes)]
+            lower = [j + lanes if j & distance else j + distance for j in range(lanes)]
+            for i in range(lanes):
+                if not i & distance:
+                    a, b = v[i], v[i + distance]
+                    v[i], v[i + distance] = vectors.select(a, b, upper), vectors.select(a, b, lower)
+            distance *= 2
+        for j, value in enumerate(v):
+            vectors.store(value, target, builder.mul(out_step, index(j)))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def gather(
     typing_context: Any, out: Any, out_at: Any, array: Any, array_at: Any, table: Any, table_at: Any, count: Any
 ) -> Any:

@@ -8,23 +8,23 @@ tables of (phase, tile, element).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu.frame import Ints, ints
-from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.jit import Kernel, device_function, kernel
 from fastdeconv.kernels.cpu.rows import gather
 from fastdeconv.kernels.cpu.winograd.axes import Group
 from fastdeconv.kernels.cpu.winograd.transforms import combine
-from fastdeconv.kernels.geometry import Geometry
+from fastdeconv.kernels.geometry import Geometry, Run
 
 SIDE = np.dtype(
     [
         ("groups", "i8"),
         ("channels", "i8"),  # of one group
+        ("block", "i8"),  # of those whose phases lie together
         ("phases", "i8", (3,)),
         ("tiles", "i8", (3,)),  # of one image
         ("batch", "i8"),
@@ -75,7 +75,7 @@ def side(
         layout["points"][0, axis] = segment.points
         layout["transform"][0, axis] = which[segment.taps]
     layout["groups"], layout["batch"], layout["plane"] = g.groups, g.batch, math.prod(size)
-    layout["channels"] = g.group_out if output else g.group_in
+    layout["channels"] = layout["block"] = g.group_out if output else g.group_in
     layout["width"], layout["vectors"] = width, width // lanes
     return layout, ints(tables)
 
@@ -190,16 +190,14 @@ def transform_units(
                       scratch, half)  # fmt: skip
 
 
-def fill_panels(
-    dtype: str, layout: NDArray[np.void], offsets: Ints, count: int
-) -> Callable[[NDArray[Any], NDArray[Any], int], None]:
-    """Return ``fill(array, panels, first)``, which transforms `count` panels from the first one on."""
+def filler(kernel: Kernel, dtype: str, layout: NDArray[np.void], offsets: Ints, count: int) -> Run:
+    """Return ``fill(array, panels, first)``, which transforms `count` panels from the first one on with a kernel."""
     groups, channels = int(layout["groups"][0]), int(layout["channels"][0])
     rows = math.prod(layout["phases"][0].tolist()) * channels
     points = math.prod(layout["points"][0].tolist())
     chunks = max(1, min(rows, -(-_UNITS // (count * groups))))
     work = 8 * groups * rows * count * points * int(layout["width"][0])
-    launch = transform_units.launcher(dtype, count * groups * chunks, work)
+    launch = kernel.launcher(dtype, count * groups * chunks, work)
 
     def fill(array: NDArray[Any], panels: NDArray[Any], first: int) -> None:
         launch(array, panels, layout, offsets, first, chunks)

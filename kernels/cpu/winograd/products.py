@@ -27,7 +27,7 @@ from fastdeconv.kernels.cpu.rows import gather, scatter
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications, yields
-from fastdeconv.kernels.cpu.winograd.panels import SIDE, fill_panels, largest, places, side, transform
+from fastdeconv.kernels.cpu.winograd.panels import SIDE, filler, largest, places, side, transform, transform_units
 from fastdeconv.kernels.geometry import Geometry, Implementation, Run
 
 Array = NDArray[Any]
@@ -62,11 +62,11 @@ PANELS = 16 << 20
 # Weights of a unit at one point, in bytes: they stay in the second-level cache while the panels pass by.
 _UNIT_WEIGHTS = 256 << 10
 # Bytes of a row of a pack: more would put the rows that a register tile reads into few cache sets.
-_PACK = 256
+PACK = 256
 # Products of a unit that are transformed together, in bytes.
 _PRODUCTS = 1 << 20
 # A sum longer than this is one of partial sums.
-_RUN = 512
+RUN = 512
 # Enough units to share among threads.
 UNITS = 8
 
@@ -191,7 +191,7 @@ def _shape(rows: int, phases: int, depth: int, tiles: int, others: int, dtype: s
                        key=lambda s: cost(*s))  # fmt: skip
     height, columns = PRODUCT_SHAPES[shape]
     used = block * phases
-    packs = -(-used * itemsize // _PACK)
+    packs = -(-used * itemsize // PACK)
     step = max(lanes, height)
     pack = -(-used // (packs * step)) * step
     return _Shape(shape, height, columns * lanes, block, pack, packs * pack)
@@ -248,7 +248,7 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
         "taps": [s.taps for s in group], "transform": [transforms.WEIGHT[s.taps] for s in group],
         "points": [s.points for s in group], "group_step": g.group_in * input_step,
         "row_step": output_step if forward else input_step, "depth_step": input_step if forward else output_step,
-        "panels": at_once, "pitch": pitch, "room": room, "run": _RUN,
+        "panels": at_once, "pitch": pitch, "room": room, "run": RUN,
     }.items():  # fmt: skip
         weights[name] = value
 
@@ -266,7 +266,7 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
     def launchers(count: int) -> tuple[Any, Any, int]:
         splits = max(1, min(count, others // g.groups))
         work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
-        fill = fill_panels(g.dtype, source, source_offsets, count)
+        fill = filler(transform_units, g.dtype, source, source_offsets, count)
         return fill, product_units.launcher(g.dtype, g.groups * blocks * splits, work), splits
 
     slots = room * g.groups * blocks * max(1, others // g.groups)

@@ -1,17 +1,24 @@
 """Weight gradient: ``gw = Gᵀ [(Aᵀ gy) (B x)ᵀ]``, summed over tiles; matrices as in `transforms`.
 
-For each of the transforms' points, rows are (phase, output channel), columns are input channels, and the sum runs along
-the tiles, which are the vector lanes of both operands.
+For each of the transforms' points, one matrix product over tiles: rows are input channels, columns are (block of output
+channels, phase, output channel), so that a unit holds whole kernels and writes them where they lie side by side.
 
-Memory: panels (group, point, row, tile) of gy and of x, whole vectors of tiles.
-Parallel over blocks of output and of input channels; no unit touches another's part of the weight. Parts of the tiles
-are added in their order. A NaN or Inf reaches the whole kernel between the channels that hold it.
+Memory: transformed tiles with channels side by side, those of x (group, point, pack of rows, tile, row), those of gy
+(group, point, panel of columns, tile, column), so that both are read in order · sums of one unit (point, row, column).
+Parallel over packs of rows and blocks of output channels; no unit touches another's part of the weight. Parts of the tiles are
+added in their order. A NaN or Inf reaches the whole kernel between the channels that hold it.
+
+Ladder, measured in docs/decisions/0006-winograd.md:
+1. Inner products along tiles: a register tile adds up its lanes for every few tiles that a small image has.
+2. Outer products along channels: tiles are transposed in registers after their transform.
+3. Lanes along output channels, whose kernels lie side by side: along input channels every sum missed the caches.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,90 +26,129 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.rows import scatter
-from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile
+from fastdeconv.kernels.cpu.rows import gather, scatter, transpose
+from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications, yields
-from fastdeconv.kernels.cpu.winograd.panels import fill_panels, side, transform
-from fastdeconv.kernels.cpu.winograd.products import PANELS, UNITS, tap_table
+from fastdeconv.kernels.cpu.winograd.panels import SIDE, filler, largest, places, side, transform
+from fastdeconv.kernels.cpu.winograd.products import PACK, PANELS, RUN, UNITS, tap_table
 from fastdeconv.kernels.geometry import Geometry, Implementation, Run
 
 Array = NDArray[Any]
 
-LAYOUT = np.dtype(
+SUMS = np.dtype(
     [
-        ("group_in", "i8"),
-        ("group_out", "i8"),
+        ("rows", "i8"),  # input channels of a group
+        ("pack", "i8"),  # of those side by side
+        ("packs", "i8"),
+        ("channels", "i8"),  # output channels of a group
+        ("block", "i8"),  # of those in a unit
+        ("blocks", "i8"),
         ("phases", "i8"),
         ("taps", "i8", (3,)),
         ("points", "i8", (3,)),
         ("transform", "i8", (3,)),
         ("kernel_taps", "i8"),
-        ("height", "i8"),  # rows of a register tile
-        ("columns", "i8"),
-        ("block", "i8"),  # output channels of a unit
-        ("blocks", "i8"),
-        ("wide", "i8"),  # input channels of a unit, whole register tiles and whole vectors
-        ("wides", "i8"),
+        ("shape", "i8"),  # of a register tile, in `PRODUCT_SHAPES`
+        ("height", "i8"),  # its rows
+        ("width", "i8"),  # its columns, those of a panel
+        ("columns", "i8"),  # of a unit, whole panels
         ("lanes", "i8"),
-        ("pitch", "i8"),  # elements of a row of panels
-        ("x_point", "i8"),  # elements of a point's panels
-        ("gy_point", "i8"),
+        ("run", "i8"),  # products of a running total
     ]
 )
 
-# Tiles of a running total.
-_RUN = 1024
+# Sums of a unit, in bytes.
+_SUMS = 512 << 10
 
 
-@kernel("T[]", "T[]", "T[]", LAYOUT, "int[]", "int")
-def weight_units(lo: int, hi: int, x: Any, gy: Any, out: Any, layout: Any, taps: Any, vectors: int) -> None:
-    """Add the tiles of a part to the kernels between one block of output and one of input channels of one group."""
+@kernel("T[]", "T[]", SIDE, "int[]", "int", "int")
+def transposed_units(
+    lo: int, hi: int, array: Any, tiles: Any, layout: Any, offsets: Any, first: int, chunks: int
+) -> None:
+    """Transform one of `chunks` ranges of rows of one group in a vector of tiles, and put rows side by side.
+
+    Rows are (block of channels, phase, channel). In the layout, ``row_step`` is the rows side by side and
+    ``panel_step`` the elements of those of all tiles.
+    """
     p = layout[0]
-    height, columns, wide = p.height, p.columns, p.wide
+    lanes = p.width
+    elements = p.elements[0] * p.elements[1] * p.elements[2]
+    points = p.points[0] * p.points[1] * p.points[2]
+    phases = p.phases[0] * p.phases[1] * p.phases[2]
+    rows = (p.channels + p.block - 1) // p.block * p.block * phases
+    squares = (rows + lanes - 1) // lanes
+    half = largest(p) * lanes
+    scratch = np.empty(2 * half, array.dtype)
+    tile = np.empty(elements * lanes, array.dtype)
+    square = np.zeros(points * lanes * lanes, array.dtype)
+    table = np.empty(phases * elements * lanes, np.int64)
+    built = -1
+    for unit in range(lo, hi):
+        chunk = unit % chunks
+        rest = unit // chunks
+        g, panel = rest % p.groups, rest // p.groups
+        if panel != built:
+            places(table, p, offsets, first + panel)
+            built = panel
+        for first_row in range(squares * chunk // chunks * lanes, squares * (chunk + 1) // chunks * lanes, lanes):
+            for row in range(first_row, min(rows, first_row + lanes)):
+                f = row // p.block % phases
+                c = row // (p.block * phases) * p.block + row % p.block
+                if c < p.channels:
+                    gather(tile, 0, array, (g * p.channels + c) * p.plane, table, f * elements * lanes,
+                           elements * lanes)  # fmt: skip
+                    transform(p, p.elements, p.points, 1, lanes, tile, 0, lanes,
+                              square, (row - first_row) * lanes, lanes * lanes, scratch, half)  # fmt: skip
+            at = g * p.group_step + first_row // p.row_step * p.panel_step + first_row % p.row_step
+            for point in range(points):
+                transpose(tiles, at + point * p.point_step + panel * lanes * p.row_step, p.row_step,
+                          square, point * lanes * lanes)  # fmt: skip
+
+
+@kernel("T[]", "T[]", "T[]", SUMS, SIDE, SIDE, "int[]", "int")
+def weight_units(
+    lo: int, hi: int, x: Any, gy: Any, out: Any, layout: Any, rows: Any, columns: Any, taps: Any, tiles: int
+) -> None:
+    """Add a part of the tiles to the kernels between one pack of input and one block of output channels of a group."""
+    p, left, right = layout[0], rows[0], columns[0]
+    width, pack = p.width, p.pack
     points = p.points[0] * p.points[1] * p.points[2]
     elements = p.taps[0] * p.taps[1] * p.taps[2]
-    rows = p.phases * p.block
-    tall = (rows + height - 1) // height * height
-    row_at, column_at = np.empty(height, np.int64), np.empty(columns, np.int64)
-    tile = np.empty(height * columns, out.dtype)
-    sums = np.empty(points * tall * wide, out.dtype)
-    kernels = np.empty(elements * wide, out.dtype)
-    scratch = np.empty(2 * points * wide, out.dtype)
-    table = np.empty(p.phases * elements * wide, np.int64)
+    panels = p.columns // width
+    sums = np.empty(points * pack * p.columns, out.dtype)
+    kernels = np.empty(elements * width, out.dtype)
+    scratch = np.empty(2 * points * width, out.dtype)
+    table = np.empty(panels * elements * width, np.int64)
     for unit in range(lo, hi):
-        w = unit % p.wides
-        rest = unit // p.wides
-        block, g = rest % p.blocks, rest // p.blocks
-        first, first_in = block * p.block, w * wide
-        present, present_in = min(p.block, p.group_out - first), min(wide, p.group_in - first_in)
+        block = unit % p.blocks
+        rest = unit // p.blocks
+        i, g = rest % p.packs, rest // p.packs
+        present, channels = min(pack, p.rows - i * pack), min(p.block, p.channels - block * p.block)
         for point in range(points):
-            x_at = (g * points + point) * p.x_point
-            gy_at = (g * points + point) * p.gy_point
-            for m in range(0, tall, height):
-                # A tile with missing rows or columns reads its last one again.
-                for i in range(height):
-                    row = min(m + i, rows - 1)
-                    channel = first + min(row % p.block, present - 1)
-                    row_at[i] = gy_at + (row // p.block * p.group_out + channel) * p.pitch
-                for j in range(0, present_in, columns):
-                    for i in range(columns):
-                        column_at[i] = x_at + (first_in + min(j + i, present_in - 1)) * p.pitch
-                    inner_tile(height, vectors, gy, row_at, x, column_at, 0, tile)
-                    at = (point * tall + m) * wide + j
-                    for i in range(height):
-                        for c in range(columns):
-                            sums[at + i * wide + c] = tile[i * columns + c]
-        for i in range(p.phases * elements):
-            for lane in range(wide):
-                table[i * wide + lane] = lane * p.group_out * p.kernel_taps + taps[i] if lane < present_in else -1
-        for f in range(p.phases):
-            for c in range(present):
-                transform(p, p.points, p.taps, wide // p.lanes, wide, sums, (f * p.block + c) * wide, tall * wide,
-                          kernels, 0, wide, scratch, points * wide)  # fmt: skip
-                at = ((g * p.group_in + first_in) * p.group_out + first + c) * p.kernel_taps
-                scatter(out, at, table, f * elements * wide, kernels, 0, out.dtype.type(0), True,
-                        elements * wide)  # fmt: skip
+            left_at = g * left.group_step + point * left.point_step + i * left.panel_step
+            for panel in range(panels):
+                right_at = g * right.group_step + point * right.point_step + (block * panels + panel) * right.panel_step
+                at = (panel * points + point) * pack * width
+                for k in range(0, tiles, p.run):
+                    run = min(p.run, tiles - k)
+                    for m in range(0, present, p.height):
+                        product_tile(p.shape, run, x, left_at + k * pack + m, pack, gy, right_at + k * width,
+                                     sums, at + m * width, k > 0)  # fmt: skip
+        for panel in range(panels):
+            for e in range(elements):
+                for lane in range(width):
+                    f, c = (panel * width + lane) // p.block, (panel * width + lane) % p.block
+                    place = c * p.kernel_taps + taps[f * elements + e]
+                    table[(panel * elements + e) * width + lane] = place if c < channels else -1
+        for m in range(present):
+            at = ((g * p.rows + i * pack + m) * p.channels + block * p.block) * p.kernel_taps
+            for panel in range(panels):
+                transform(p, p.points, p.taps, width // p.lanes, width,
+                          sums, (panel * points * pack + m) * width, pack * width,
+                          kernels, 0, width, scratch, points * width)  # fmt: skip
+                scatter(out, at, table, panel * elements * width, kernels, 0, out.dtype.type(0), True,
+                        elements * width)  # fmt: skip
 
 
 def bind(g: Geometry) -> Run:
@@ -120,65 +166,93 @@ def bind(g: Geometry) -> Run:
     return run
 
 
+class _Shape(NamedTuple):
+    """The tiles of a product: those of registers, their rows and columns; rows of a pack, channels of a block."""
+
+    register: int
+    height: int
+    width: int
+    pack: int
+    block: int
+
+
+def _shape(rows: int, channels: int, phases: int, points: int, others: int, dtype: str) -> _Shape:
+    """Return the shape with the least work; `others` are units beside packs and blocks."""
+    lanes, itemsize = host.lanes(dtype), np.dtype(dtype).itemsize
+
+    def shapes() -> Iterator[tuple[float, _Shape]]:
+        for register, (height, vectors) in enumerate(PRODUCT_SHAPES):
+            width = vectors * lanes
+            columns = math.lcm(phases, width)
+            block = columns // phases
+            blocks = -(-channels // block)
+            step = math.lcm(lanes, height)
+            most = max(step, min(PACK // itemsize, _SUMS // (points * columns * itemsize)))
+            wanted = max(-(-rows // most), min(-(-UNITS // (others * blocks)), -(-rows // step)))
+            pack = -(-rows // (wanted * step)) * step
+            # Beside a product a cycle, a row of each side comes from the second cache for every tile.
+            work = -(-rows // height) * height * blocks * columns
+            yield work * (1 + (vectors + 1) / (height * vectors)), _Shape(register, height, width, pack, block)
+
+    return min(shapes())[1]
+
+
 def _group(g: Geometry, group: Group) -> Run:
     phases = math.prod(len(s.phases) for s in group)
     points = math.prod(s.points for s in group)
     tiles = g.batch * math.prod(s.tiles for s in group)
     lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
+    shape = _shape(g.group_in, g.group_out, phases, points, g.groups, g.dtype)
+    packs, blocks = -(-g.group_in // shape.pack), -(-g.group_out // shape.block)
+    columns = shape.block * phases
+
+    far = points * (packs * shape.pack + blocks * columns) * g.groups * itemsize  # bytes of a tile
+    all_vectors = -(-tiles // lanes)
+    most = max(1, min(all_vectors, PANELS // (far * lanes)))
+    most = -(-all_vectors // -(-all_vectors // most))  # parts of equal size
+
     x, x_offsets = side(g, group, False, transforms.INPUT, lanes, lanes)
     gy, gy_offsets = side(g, group, True, transforms.transposed(transforms.OUTPUT), lanes, lanes)
-    rows = {"x": g.group_in, "gy": g.group_out * phases}
-
-    panels = -(-tiles // lanes)
-    far = points * sum(rows.values()) * g.groups * lanes * itemsize  # bytes of a vector of tiles
-    most = max(1, min(panels, PANELS // far, _RUN // lanes))
-    most = -(-panels // -(-panels // most))  # parts of equal size
-    # An odd number of vectors keeps neighbouring rows out of the same cache set.
-    pitch = (most + 1 - most % 2) * lanes
-    for layout, count in ((x, g.group_in), (gy, g.group_out * phases)):
-        layout["row_step"], layout["panel_step"] = pitch, lanes
-        layout["point_step"] = count * pitch + lanes
+    gy["block"] = shape.block
+    for layout, beside, count in ((x, shape.pack, packs), (gy, shape.width, blocks * columns // shape.width)):
+        layout["row_step"], layout["panel_step"] = beside, most * lanes * beside
+        # Points apart by a power of two would share cache sets.
+        layout["point_step"] = count * layout["panel_step"] + 5 * lanes
         layout["group_step"] = points * layout["point_step"]
     x_elements, gy_elements = (int(g.groups * side["group_step"][0]) for side in (x, gy))
 
-    height = min(INNER_ROWS, g.group_out * phases)
-    columns = inner_columns(height)
-    whole = math.lcm(columns, lanes)
-    wide = min(whole, -(-g.group_in // lanes) * lanes)
-    wide = -(-max(wide, -(-wide // columns) * columns) // lanes) * lanes
-    wides = -(-g.group_in // wide)
-    block = max(1, min(g.group_out, -(-g.group_out * g.groups * wides // UNITS), 64 // phases))
-    blocks = -(-g.group_out // block)
-    record = np.zeros(1, LAYOUT)
+    record = np.zeros(1, SUMS)
     for name, value in {
-        "group_in": g.group_in, "group_out": g.group_out, "phases": phases, "taps": [s.taps for s in group],
-        "points": [s.points for s in group],
-        "transform": [transforms.transposed(transforms.WEIGHT)[s.taps] for s in group],
-        "kernel_taps": g.taps, "height": height, "columns": columns, "block": block, "blocks": blocks,
-        "wide": wide, "wides": wides, "lanes": lanes, "pitch": pitch, "x_point": x["point_step"][0],
-        "gy_point": gy["point_step"][0],
+        "rows": g.group_in, "pack": shape.pack, "packs": packs, "channels": g.group_out, "block": shape.block,
+        "blocks": blocks, "phases": phases, "taps": [s.taps for s in group], "points": [s.points for s in group],
+        "transform": [transforms.transposed(transforms.WEIGHT)[s.taps] for s in group], "kernel_taps": g.taps,
+        "shape": shape.register, "height": shape.height, "width": shape.width, "columns": columns, "lanes": lanes,
+        "run": RUN,
     }.items():  # fmt: skip
         record[name] = value
     taps = tap_table(g, group)
     work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
-    multiply = weight_units.launcher(g.dtype, g.groups * blocks * wides, work)
+    multiply = weight_units.launcher(g.dtype, g.groups * packs * blocks, work)
     fills = {
-        count: (fill_panels(g.dtype, x, x_offsets, count), fill_panels(g.dtype, gy, gy_offsets, count))
-        for count in {most, panels % most}
+        count: (
+            filler(transposed_units, g.dtype, x, x_offsets, count),
+            filler(transposed_units, g.dtype, gy, gy_offsets, count),
+        )
+        for count in {most, all_vectors % most}
         if count
     }
 
     def run(array: Array, gradient: Array, out: Array) -> None:
-        x_panels = workspace.take("panels", x_elements, g.dtype)
-        gy_panels = workspace.take("gradient_panels", gy_elements, g.dtype)
-        for first in range(0, panels, most):
-            count = min(most, panels - first)
+        x_tiles = workspace.take("panels", x_elements, g.dtype)
+        gy_tiles = workspace.take("gradient_panels", gy_elements, g.dtype)
+        for first in range(0, all_vectors, most):
+            count = min(most, all_vectors - first)
             fill_x, fill_gy = fills[count]
-            fill_x(array, x_panels, first)
-            fill_gy(gradient, gy_panels, first)
-            multiply(x_panels, gy_panels, out, record, taps, count)
-        workspace.keep("panels", x_panels)
-        workspace.keep("gradient_panels", gy_panels)
+            fill_x(array, x_tiles, first)
+            fill_gy(gradient, gy_tiles, first)
+            multiply(x_tiles, gy_tiles, out, record, x, gy, taps, count * lanes)
+        workspace.keep("panels", x_tiles)
+        workspace.keep("gradient_panels", gy_tiles)
 
     return run
 
