@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.frame import Ints, ints, merged
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.rows import gather, scatter
+from fastdeconv.kernels.cpu.rows import gather, scatter, transpose
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications, yields
@@ -76,30 +76,55 @@ def transform_weights(
     p: Any, lanes: int, weight: Any, start: int, present: int, taps: Any, left: Any, left_at: int,
     table: Any, tile: Any, scratch: Any,
 ) -> None:  # fmt: skip
-    """Transform the weights of a block of channels to ``left[point, pack, (depth phase, channel), row]``.
+    """Transform the weights of a block of output channels to ``left[point, pack, input channel, (phase, channel)]``.
 
-    Rows are (row phase, channel); a pack is so many of them as fill whole vectors.
+    A pack is so many rows as fill whole vectors.
     """
     elements = p.taps[0] * p.taps[1] * p.taps[2]
     pack = p.pack
     half = p.points[0] * p.points[1] * p.points[2] * pack
-    depth = p.depth * p.depth_phases
     at = 0
-    for f in range(p.depth_phases):
-        for first in range(0, p.tall, pack):
-            for e in range(elements):
-                for row in range(first, first + pack):
-                    r, c = row // p.block, row % p.block
-                    inside = r < p.row_phases and c < present
-                    table[at] = taps[(f + r) * elements + e] + c * p.row_step if inside else -1
-                    at += 1
+    for first in range(0, p.tall, pack):
+        for e in range(elements):
+            for row in range(first, first + pack):
+                f, c = row // p.block, row % p.block
+                table[at] = taps[f * elements + e] + c * p.row_step if f < p.row_phases and c < present else -1
+                at += 1
     for c in range(p.depth):
+        for i in range(p.tall // pack):
+            gather(tile, 0, weight, start + c * p.depth_step, table, i * elements * pack, elements * pack)
+            transform(p, p.taps, p.points, pack // lanes, pack, tile, 0, pack,
+                      left, left_at + (i * p.depth + c) * pack, p.pitch, scratch, half)  # fmt: skip
+
+
+@device_function
+def transpose_weights(
+    p: Any, lanes: int, weight: Any, start: int, present: int, taps: Any, left: Any, left_at: int,
+    table: Any, tile: Any, square: Any, scratch: Any,
+) -> None:  # fmt: skip
+    """Transform the weights of a block of input channels to ``left[point, pack, (phase, output channel), channel]``.
+
+    The kernels of output channels lie side by side in memory, so they are the lanes until the end.
+    """
+    elements = p.taps[0] * p.taps[1] * p.taps[2]
+    points = p.points[0] * p.points[1] * p.points[2]
+    depth = p.depth * p.depth_phases
+    for first in range(0, p.tall, lanes):
+        pack_at = left_at + first // p.pack * depth * p.pack + first % p.pack
         for f in range(p.depth_phases):
-            for i in range(p.tall // pack):
-                gather(tile, 0, weight, start + c * p.depth_step,
-                       table, (f * (p.tall // pack) + i) * elements * pack, elements * pack)  # fmt: skip
-                transform(p, p.taps, p.points, pack // lanes, pack, tile, 0, pack,
-                          left, left_at + (i * depth + f * p.depth + c) * pack, p.pitch, scratch, half)  # fmt: skip
+            for c in range(0, p.depth, lanes):
+                for e in range(elements):
+                    for lane in range(lanes):
+                        inside = c + lane < p.depth
+                        table[e * lanes + lane] = taps[f * elements + e] + lane * p.depth_step if inside else -1
+                for row in range(first, min(first + lanes, present)):
+                    gather(tile, 0, weight, start + row * p.row_step + c * p.depth_step, table, 0, elements * lanes)
+                    transform(p, p.taps, p.points, 1, lanes, tile, 0, lanes,
+                              square, (row - first) * lanes, lanes * lanes, scratch, points * lanes)  # fmt: skip
+                # Rows past the last channel are overwritten by those of the next phase and pack.
+                for point in range(points):
+                    transpose(left, pack_at + point * p.pitch + (f * p.depth + c) * p.pack, p.pack,
+                              square, point * lanes * lanes)  # fmt: skip
 
 
 @kernel("T[]", "T[]", "T[]", "T[]", "T[]", WEIGHTS, SIDE, SIDE, "int[]", "int[]", "int", "int", "int", "int")
@@ -123,17 +148,23 @@ def product_units(
     lanes = width // t.vectors
     pack = p.pack
     tap_count = p.taps[0] * p.taps[1] * p.taps[2]
-    weight_table = np.empty(p.depth_phases * tap_count * tall, np.int64)
+    weight_table = np.empty(tap_count * tall, np.int64)
     weight_tile = np.empty(tap_count * pack, out.dtype)
     weight_scratch = np.empty(2 * points * pack, out.dtype)
+    square = np.zeros(points * lanes * lanes if adding else 0, out.dtype)
     for unit in range(lo, hi):
         split = unit % splits
         rest = unit // splits
         block, g = rest % p.blocks, rest // p.blocks
         first = block * p.block
         present = min(p.block, p.rows - first)
-        transform_weights(p, lanes, weight, g * p.group_step + first * p.row_step, present, taps, room, left_at,
-                          weight_table, weight_tile, weight_scratch)  # fmt: skip
+        at = g * p.group_step + first * p.row_step
+        if adding:
+            transpose_weights(p, lanes, weight, at, present, taps, room, left_at,
+                              weight_table, weight_tile, square, weight_scratch)  # fmt: skip
+        else:
+            transform_weights(p, lanes, weight, at, present, taps, room, left_at,
+                              weight_table, weight_tile, weight_scratch)  # fmt: skip
         used = p.row_phases * p.block
         end = count * (split + 1) // splits
         for start in range(count * split // splits, end, p.panels):
@@ -239,7 +270,8 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
     blocks = -(-rows // shape.block)
     input_step, output_step = g.group_out * g.taps, g.taps
     at_once = max(1, min(most, _PRODUCTS // (itemsize * points * shape.tall * width)))
-    pitch = depth * depth_phases * shape.tall + lanes  # not a power of two
+    # Room for what a transposition writes past the last row.
+    pitch = depth * depth_phases * shape.tall + lanes * shape.pack
     room = points * (pitch + at_once * shape.tall * width)
     weights = np.zeros(1, WEIGHTS)
     for name, value in {

@@ -5,8 +5,8 @@ channels, phase, output channel), so that a unit holds whole kernels and writes 
 
 Memory: transformed tiles with channels side by side, those of x (group, point, pack of rows, tile, row), those of gy
 (group, point, panel of columns, tile, column), so that both are read in order · sums of one unit (point, row, column).
-Parallel over packs of rows and blocks of output channels; no unit touches another's part of the weight. Parts of the tiles are
-added in their order. A NaN or Inf reaches the whole kernel between the channels that hold it.
+Parallel over packs of rows and blocks of output channels; no unit touches another's part of the weight. Parts of the
+tiles are added in their order. A NaN or Inf reaches the whole kernel between the channels that hold it.
 
 Ladder, measured in docs/decisions/0006-winograd.md:
 1. Inner products along tiles: a register tile adds up its lanes for every few tiles that a small image has.
