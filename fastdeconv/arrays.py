@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdeconv import memory
 from fastdeconv.problem import DTYPES, shown
 
 Array = NDArray[Any]
@@ -78,7 +79,7 @@ def result(out: Any, shape: tuple[int, ...], dtype: str, **inputs: Array | None)
         Another shape, read-only, or overlapping an input or itself.
     """
     if out is None:
-        return np.empty(shape, dtype)
+        return memory.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array without a mask; got {shown(out)}")
     if _NATIVE.get(out.dtype) != dtype:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv import grad
+from fastdeconv import grad, memory
 from fastdeconv.arrays import operand, result, same_dtype
 from fastdeconv.calls import check_bias, plan_call, run, with_channels
 from fastdeconv.problem import AXIS_NAMES, IntOrTuple
@@ -115,7 +114,7 @@ def _forward(ndim: int) -> Callable[..., Array]:
         )  # fmt: skip
         b = check_bias(bias, p.problem.out_channels, x)
         y_shape = p.problem.output_shape[1:] if bare else p.problem.output_shape
-        y = np.empty(y_shape, x.dtype) if out is None else result(out, y_shape, dtype, input=x, weight=w, bias=b)
+        y = memory.empty(y_shape, dtype) if out is None else result(out, y_shape, dtype, input=x, weight=w, bias=b)
         return run(p, x, w, y, b) if y.size else y
 
     return _named(conv_transpose, f"conv_transpose{ndim}d", _FORWARD_DOC, ndim)

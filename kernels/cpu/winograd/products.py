@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.frame import Ints, ints, merged
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.rows import gather, scatter, transpose
+from fastdeconv.kernels.cpu.rows import gather, scatter, transpose, zero_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications, yields
@@ -132,7 +132,10 @@ def product_units(
     lo: int, hi: int, panels: Any, weight: Any, bias: Any, out: Any, room: Any, weights: Any, source: Any, target: Any,
     offsets: Any, taps: Any, first_panel: int, count: int, splits: int, adding: int,
 ) -> None:  # fmt: skip
-    """Compute one block of channels of one group for one of `splits` ranges of `count` panels."""
+    """Compute one block of channels of one group for one of `splits` ranges of `count` panels.
+
+    `adding` is 0 in the forward pass; in the input gradient 1, and 2 for the first to add.
+    """
     p, q, t = weights[0], source[0], target[0]
     width, tall, height = t.width, p.tall, p.height
     points = p.points[0] * p.points[1] * p.points[2]
@@ -166,6 +169,9 @@ def product_units(
             transform_weights(p, lanes, weight, at, present, taps, room, left_at,
                               weight_table, weight_tile, weight_scratch)  # fmt: skip
         used = p.row_phases * p.block
+        if adding == 2:  # the first to add; here, so that threads share the page faults of a new array
+            for n in range(t.batch):
+                zero_row(out, (n * t.groups * p.rows + g * p.rows + first) * t.plane, present * t.plane)
         end = count * (split + 1) // splits
         for start in range(count * split // splits, end, p.panels):
             some = min(p.panels, end - start)
@@ -239,14 +245,13 @@ def bind(g: Geometry, forward: bool) -> Run:
 
         def run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
             for each in runs:
-                each(x, w, no_bias if bias is None else bias, y)
+                each(x, w, no_bias if bias is None else bias, y, 0)
 
         return run
 
     def run_gradient(gy: Array, w: Array, gx: Array) -> None:
-        gx[:] = 0
-        for each in runs:
-            each(gy, w, no_bias, gx)
+        for number, each in enumerate(runs):
+            each(gy, w, no_bias, gx, 2 if number == 0 else 1)
 
     return run_gradient
 
@@ -304,7 +309,7 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
     slots = room * g.groups * blocks * max(1, others // g.groups)
     calls = {count: launchers(count) for count in {most, all_panels % most} if count}
 
-    def run(array: Array, w: Array, bias: Array, out: Array) -> None:
+    def run(array: Array, w: Array, bias: Array, out: Array, adding: int) -> None:
         panels = workspace.take("panels", elements, g.dtype)
         products = workspace.take("products", slots, g.dtype)
         for first in range(0, all_panels, most):
@@ -313,7 +318,7 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
             fill(array, panels, first)
             multiply(
                 panels, w, bias, out, products, weights, source, target, target_offsets, taps, first, count, splits,
-                int(not forward),
+                min(adding, 1) if first else adding,
             )  # fmt: skip
         workspace.keep("panels", panels)
         workspace.keep("products", products)
