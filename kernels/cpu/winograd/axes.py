@@ -25,9 +25,8 @@ from fastdeconv.kernels.geometry import Geometry
 OUTPUTS = {1: 1, 2: 3, 3: 2}
 # More combined phases than this need tables out of proportion.
 MOST_PHASES = 64
-# What a transformed weight, input and output cost, in multiplications, and a multiplication of `direct_tile`.
-_WEIGHT, _INPUT, _OUTPUT = 48, 67, 50
-_DIRECT = 1.3
+# What a transformed weight costs, in multiplications by it (decision 0006).
+WEIGHT = 48
 
 
 class Phase(NamedTuple):
@@ -79,7 +78,7 @@ def groups(g: Geometry) -> tuple[Group, ...] | str:
 
 def _cost(group: Group, batch: int) -> int:
     """Return the products of a group for a pair of channels, and what its weights' transform costs beside them."""
-    return math.prod(s.points * len(s.phases) for s in group) * (batch * math.prod(s.tiles for s in group) + _WEIGHT)
+    return math.prod(s.points * len(s.phases) for s in group) * (batch * math.prod(s.tiles for s in group) + WEIGHT)
 
 
 def declines(g: Geometry, transformed: bool) -> str | None:
@@ -90,30 +89,6 @@ def declines(g: Geometry, transformed: bool) -> str | None:
     if transformed != any(s.taps > 1 for group in plan for s in group):
         return "every phase has one tap: it is a plain product" if transformed else "a phase has more than one tap"
     return None
-
-
-def yields(g: Geometry) -> str | None:
-    """Return why a kernel without transforms should be faster, or None.
-
-    Costs are in multiplications, fitted to runs of float32 on one core of a Zen 4: see decision 0006.
-    """
-    g = merged(g)
-    plan = groups(g)
-    assert not isinstance(plan, str)
-    cost = 0.0
-    for group in plan:
-        points, phases = (math.prod(v) for v in zip(*((s.points, len(s.phases)) for s in group)))
-        tiles = g.batch * math.prod(s.tiles for s in group)
-        depth, rows = g.group_in, g.group_out * phases
-        cost += (
-            points
-            * g.groups
-            * (tiles * (1.05 * depth * rows + _INPUT * depth + _OUTPUT * rows) + _WEIGHT * depth * rows)
-        )
-    direct = _DIRECT * g.multiplications
-    if cost < direct:
-        return None
-    return f"transforms and products would cost as much as {cost:.2g} multiplications, direct ones {direct:.2g}"
 
 
 def multiplications(group: Group) -> int:

@@ -25,8 +25,8 @@ from fastdeconv.kernels.cpu.frame import Ints, ints, merged
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import gather, scatter, transpose, zero_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
-from fastdeconv.kernels.cpu.winograd import transforms
-from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications, yields
+from fastdeconv.kernels.cpu.winograd import cost, transforms
+from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.panels import SIDE, filler, largest, places, side, transform, transform_units
 from fastdeconv.kernels.geometry import Geometry, Implementation, Run
 
@@ -216,16 +216,16 @@ def _shape(rows: int, phases: int, depth: int, tiles: int, others: int, dtype: s
     wanted = max(1, -(-UNITS // others))
     most = max(1, min(rows, fits // phases, -(-rows // wanted)))
 
-    def cost(shape: int, block: int) -> float:
+    def work(shape: int, block: int) -> float:
         height, columns = PRODUCT_SHAPES[shape]
         used = -(-block * phases // height) * height
-        work = -(-rows // block) * used * -(-tiles // (columns * lanes)) * columns * lanes
+        products = -(-rows // block) * used * -(-tiles // (columns * lanes)) * columns * lanes
         # Beside a product a cycle, a row of the panel comes from the second cache for each tile, and from a far one
         # once a unit.
-        return work * (1 + (columns + 1) / (height * columns) + 4 / used)
+        return products * (1 + (columns + 1) / (height * columns) + 4 / used)
 
     shape, block = min(itertools.product(range(len(PRODUCT_SHAPES)), range(max(1, most // 2), most + 1)),
-                       key=lambda s: cost(*s))  # fmt: skip
+                       key=lambda s: work(*s))  # fmt: skip
     height, columns = PRODUCT_SHAPES[shape]
     used = block * phases
     packs = -(-used * itemsize // PACK)
@@ -349,7 +349,7 @@ def _implementation(forward: bool, transformed: bool) -> Implementation:
         else "one matrix product for taps that do not overlap",
         lambda g: declines(g, transformed),
         lambda g: bind(g, forward),
-        yields,
+        cost.forward_yields if forward else cost.input_grad_yields,
     )
 
 

@@ -28,8 +28,8 @@ from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.rows import gather, scatter, transpose
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
-from fastdeconv.kernels.cpu.winograd import transforms
-from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications, yields
+from fastdeconv.kernels.cpu.winograd import cost, transforms
+from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.panels import SIDE, filler, largest, places, side, transform
 from fastdeconv.kernels.cpu.winograd.products import PACK, PANELS, RUN, UNITS, tap_table
 from fastdeconv.kernels.geometry import Geometry, Implementation, Run
@@ -262,8 +262,12 @@ WINOGRAD = Implementation(
     "minimal filtering: sums of products of transformed tiles, shared by all phases of a stride",
     lambda g: declines(g, True),
     bind,
-    yields,
+    cost.weight_grad_yields,
 )
 DIRECT = Implementation(
-    "direct_product", "one matrix product for taps that do not overlap", lambda g: declines(g, False), bind, yields
+    "direct_product",
+    "one matrix product for taps that do not overlap",
+    lambda g: declines(g, False),
+    bind,
+    cost.weight_grad_yields,
 )
