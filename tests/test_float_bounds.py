@@ -37,6 +37,10 @@ def float_case(p, pass_, one_sign):
 
 def check(p, pass_, algorithm, one_sign=False):
     a, b, want, bound = float_case(p, pass_, one_sign)
+    if algorithm == "winograd":
+        # Outputs of a tile share sums and differences, and so each other's rounding: what bounds one bounds all of the
+        # plane (of the kernel, in the weight gradient).
+        bound = np.broadcast_to(bound.max(tuple(range(-p.ndim, 0)), keepdims=True), bound.shape)
     error = abs(call(p, pass_, a, b, algorithm, out=poisoned(p, pass_)) - want)
     worst = np.max(error / np.where(bound > 0, bound, np.finfo(p.dtype).tiny))
     assert worst <= 1, f"{worst:.2f} times the bound: {pass_} {algorithm} {p}"

@@ -5,10 +5,18 @@ Forward: ``y = A [(G w) (B x)]``; input gradient: ``gx = Bᵀ [(G w)ᵀ (Aᵀ gy
 are (phase, output channel), depth is input channels. Input gradient: rows are input channels, depth is (phase, output
 channel), and tiles that share inputs add up.
 
-Memory: panels of transformed tiles (group, point, panel, row, tile) · weights of one unit (point, depth, row) and their
-products with one panel (point, row, tile), which stay in the second-level cache.
+Memory: panels of transformed tiles (group, point, panel, depth, tile) · weights of one unit (point, pack, depth, row),
+those of one point in the second-level cache while panels pass by · products of one unit (point, panel, row, tile).
 Parallel over blocks of channels of the result, and over ranges of panels where they write apart; no unit touches
 another's output. A NaN or Inf reaches every output of the tiles that hold it, and what it adds up to there may be NaN.
+Rounding is that of the largest sums of a tile.
+
+Ladder, measured in docs/decisions/0006-winograd.md:
+1. Units of few rows, all points of a panel at once.
+2. Units of some 64 rows, points one after the other: panels are read from a far cache a fifth as often.
+3. Weights of all phases side by side, in packs of whole vectors; scratch memory kept between calls.
+4. Register tiles chosen for few tiles too; single outputs at edges only where they pay.
+5. Input gradient: weights transformed along output channels, then transposed.
 """
 
 from __future__ import annotations
