@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer, switch
+from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer, switch
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -57,28 +58,46 @@ def combine(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         which, source, source_at, source_step, target, target_at, target_step, count = arguments
-        vectors = Vectors(builder, signature.args[1].dtype)
         source_base = pointer(context, builder, signature.args[1], source, source_at)
         target_base = pointer(context, builder, signature.args[4], target, target_at)
-
-        def emit(matrix: Matrix) -> None:
-            def body(v: Any, carried: list[Any]) -> list[Any]:
-                at = builder.mul(v, index(vectors.lanes))
-                x = [
-                    vectors.load(source_base, builder.add(at, builder.mul(source_step, index(j))))
-                    for j in range(len(matrix[0]))
-                ]
-                for i, row in enumerate(matrix):
-                    place = builder.add(at, builder.mul(target_step, index(i)))
-                    vectors.store(_sum(builder, vectors, row, x), target_base, place)
-                return carried
-
-            loop(builder, count, [], body)
-
-        switch(builder, which, range(len(_MATRICES)), lambda number: emit(_MATRICES[number]))
+        function = _function(builder.module, signature.args[1].dtype, source_base.type)
+        builder.call(function, [which, source_base, source_step, target_base, target_step, count])
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _function(module: Any, element: types.Float, address: Any) -> Any:
+    """Return the function that does `combine`: one for a module, as to repeat it at each call costs seconds."""
+    name = f"fastdeconv.combine.{element}"
+    if name in module.globals:
+        return module.globals[name]
+    arguments = [INDEX, address, INDEX, address, INDEX, INDEX]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    which, source, source_step, target, target_step, count = function.args
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    vectors = Vectors(builder, element)
+
+    def emit(number: int) -> None:
+        matrix = _MATRICES[number]
+
+        def body(v: Any, carried: list[Any]) -> list[Any]:
+            at = builder.mul(v, index(vectors.lanes))
+            x = [
+                vectors.load(source, builder.add(at, builder.mul(source_step, index(j)))) for j in range(len(matrix[0]))
+            ]
+            for i, row in enumerate(matrix):
+                place = builder.add(at, builder.mul(target_step, index(i)))
+                vectors.store(_sum(builder, vectors, row, x), target, place)
+            return carried
+
+        loop(builder, count, [], body)
+
+    switch(builder, which, range(len(_MATRICES)), emit)
+    builder.ret_void()
+    return function
 
 
 def _sum(builder: Any, vectors: Vectors, row: tuple[float, ...], x: list[Any]) -> Any:
