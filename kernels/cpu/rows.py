@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer
+from fastdeconv.kernels.cpu.vectors import Vectors, call_once_compiled, index, loop, pointer
 
 # Rows are read one after the other: so many elements ahead are asked for early.
 _AHEAD = 1024
@@ -189,7 +189,10 @@ def transpose(typing_context: Any, out: Any, out_at: Any, out_step: Any, rows: A
 def gather(
     typing_context: Any, out: Any, out_at: Any, array: Any, array_at: Any, table: Any, table_at: Any, count: Any
 ) -> Any:
-    """Do ``out[out_at + j] = array[array_at + table[table_at + j]]``, 0 where the table is negative, for `count` j."""
+    """Do ``out[out_at + j] = array[array_at + table[table_at + j]]``, 0 where the table is negative.
+
+    j runs over `count` elements, whole vectors. Those that lie side by side are copied as one.
+    """
     signature = types.void(out, types.int64, array, types.int64, table, types.int64, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -197,19 +200,35 @@ def gather(
         target = pointer(context, builder, signature.args[0], out, out_at)
         source = pointer(context, builder, signature.args[2], array, array_at)
         places = pointer(context, builder, signature.args[4], table, table_at)
-        zero = ir.Constant(source.type.pointee, 0)
-
-        def body(j: Any, carried: list[Any]) -> list[Any]:
-            place = builder.load(builder.gep(places, [j]))
-            inside = builder.icmp_signed(">=", place, index(0))
-            value = builder.load(builder.gep(source, [builder.select(inside, place, index(0))]))
-            builder.store(builder.select(inside, value, zero), builder.gep(target, [j]))
-            return carried
-
-        loop(builder, count, [], body)
+        call_once_compiled(builder, "gather", signature.args[0].dtype, [target, source, places, count], _gather)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _gather(vectors: Vectors, arguments: list[Any]) -> None:
+    target, source, places, count = arguments
+    builder, lanes = vectors.builder, vectors.lanes
+    zero = ir.Constant(vectors.element, 0)
+
+    def body(v: Any, carried: list[Any]) -> list[Any]:
+        at = builder.mul(v, index(lanes))
+        here = builder.gep(places, [at])
+        first = builder.load(here)
+        beside = builder.and_(vectors.ascending(here, first), builder.icmp_signed(">=", first, index(0)))
+        with builder.if_else(beside) as (then, otherwise):
+            with then:
+                vectors.store(vectors.load(source, first), target, at)
+            with otherwise:
+                for step in range(lanes):
+                    place = builder.load(builder.gep(here, [index(step)]))
+                    inside = builder.icmp_signed(">=", place, index(0))
+                    value = builder.load(builder.gep(source, [builder.select(inside, place, index(0))]))
+                    value = builder.select(inside, value, zero)
+                    builder.store(value, builder.gep(target, [builder.add(at, index(step))]))
+        return carried
+
+    loop(builder, builder.sdiv(count, index(lanes)), [], body)
 
 
 @intrinsic

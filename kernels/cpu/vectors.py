@@ -85,6 +85,15 @@ class Vectors:
         lane = ir.VectorType(INDEX, self.lanes)
         return self.builder.icmp_signed("<", ir.Constant(lane, list(range(self.lanes))), self.splat(count, lane))
 
+    def ascending(self, address: Any, first: Any) -> Any:
+        """Tell whether as many integers as there are lanes are ``first, first + 1, …``."""
+        kind = ir.VectorType(INDEX, self.lanes)
+        values = self.builder.load(self.builder.bitcast(address, kind.as_pointer()), align=8)
+        steps = ir.Constant(kind, list(range(self.lanes)))
+        same = self.builder.icmp_signed("==", values, self.builder.add(self.splat(first, kind), steps))
+        bits = ir.IntType(self.lanes)
+        return self.builder.icmp_signed("==", self.builder.bitcast(same, bits), ir.Constant(bits, -1))
+
     def splat(self, value: Any, vector_type: Any = None) -> Any:
         """Copy a scalar to all lanes."""
         b, kind = self.builder, vector_type or self.type
@@ -147,6 +156,31 @@ class Vectors:
         """Add lanes `distance` apart, those of `a` where that bit of the lane number is 0, of `b` where it is 1."""
         near = [i & ~distance | (self.lanes if i & distance else 0) for i in range(self.lanes)]
         return self.builder.fadd(self.select(a, b, near), self.select(a, b, [i + distance for i in near]))
+
+
+def call_once_compiled(
+    builder: Any, name: str, element: types.Float, values: list[Any], emit: Callable[[Vectors, list[Any]], None]
+) -> None:
+    """Call a function of the module that `emit` writes when it is first called for: inlined, it would cost seconds.
+
+    Parameters
+    ----------
+    name : str
+        Of what the function does; its values' types are those of its first call.
+    emit : callable
+        ``emit(vectors, arguments)`` writes the body, which returns nothing.
+    """
+    name = f"fastdeconv.{name}.{element}"
+    function = builder.module.globals.get(name)
+    if function is None:
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+        function = ir.Function(builder.module, kind, name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        inner = ir.IRBuilder(function.append_basic_block("entry"))
+        emit(Vectors(inner, element), list(function.args))
+        inner.ret_void()
+    builder.call(function, values)
 
 
 def loop(builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:

@@ -159,6 +159,21 @@ def transform(
                 target, target_at + i * after[2] * target_step, target_step, vectors)  # fmt: skip
 
 
+@device_function
+def gather_transformed(
+    p: Any, before: Any, after: Any, vectors: int, width: int,
+    array: Any, array_at: int, table: Any, table_at: int, target: Any, target_at: int, target_step: int,
+    tile: Any, scratch: Any, half: int,
+) -> None:  # fmt: skip
+    """Transform a tile whose elements a table places in an array; see `transform`."""
+    elements = before[0] * before[1] * before[2]
+    if p.transform[0] or p.transform[1] or p.transform[2]:
+        gather(tile, 0, array, array_at, table, table_at, elements * width)
+        transform(p, before, after, vectors, width, tile, 0, width, target, target_at, target_step, scratch, half)
+    else:
+        gather(target, target_at, array, array_at, table, table_at, width)
+
+
 @kernel("T[]", "T[]", SIDE, "int[]", "int", "int")
 def transform_units(
     lo: int, hi: int, array: Any, panels: Any, layout: Any, offsets: Any, first_panel: int, chunks: int
@@ -183,11 +198,10 @@ def transform_units(
             built = panel
         for row in range(rows * chunk // chunks, rows * (chunk + 1) // chunks):
             f, c = row // p.channels, row % p.channels
-            gather(tile, 0, array, (g * p.channels + c) * p.plane, table, f * elements * width,
-                   elements * width)  # fmt: skip
-            transform(p, p.elements, p.points, p.vectors, width, tile, 0, width, panels,
-                      g * p.group_step + panel * p.panel_step + row * p.row_step, p.point_step,
-                      scratch, half)  # fmt: skip
+            gather_transformed(p, p.elements, p.points, p.vectors, width,
+                               array, (g * p.channels + c) * p.plane, table, f * elements * width, panels,
+                               g * p.group_step + panel * p.panel_step + row * p.row_step, p.point_step,
+                               tile, scratch, half)  # fmt: skip
 
 
 def filler(kernel: Kernel, dtype: str, layout: NDArray[np.void], offsets: Ints, count: int) -> Run:

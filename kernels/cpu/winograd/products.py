@@ -31,11 +31,20 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.frame import Ints, ints, merged
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.rows import gather, scatter, transpose, zero_row
+from fastdeconv.kernels.cpu.rows import scatter, transpose, zero_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import cost, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
-from fastdeconv.kernels.cpu.winograd.panels import SIDE, filler, largest, places, side, transform, transform_units
+from fastdeconv.kernels.cpu.winograd.panels import (
+    SIDE,
+    filler,
+    gather_transformed,
+    largest,
+    places,
+    side,
+    transform,
+    transform_units,
+)
 from fastdeconv.kernels.geometry import Geometry, Implementation, Run
 
 Array = NDArray[Any]
@@ -100,9 +109,9 @@ def transform_weights(
                 at += 1
     for c in range(p.depth):
         for i in range(p.tall // pack):
-            gather(tile, 0, weight, start + c * p.depth_step, table, i * elements * pack, elements * pack)
-            transform(p, p.taps, p.points, pack // lanes, pack, tile, 0, pack,
-                      left, left_at + (i * p.depth + c) * pack, p.pitch, scratch, half)  # fmt: skip
+            gather_transformed(p, p.taps, p.points, pack // lanes, pack,
+                               weight, start + c * p.depth_step, table, i * elements * pack,
+                               left, left_at + (i * p.depth + c) * pack, p.pitch, tile, scratch, half)  # fmt: skip
 
 
 @device_function
@@ -126,9 +135,10 @@ def transpose_weights(
                         inside = c + lane < p.depth
                         table[e * lanes + lane] = taps[f * elements + e] + lane * p.depth_step if inside else -1
                 for row in range(first, min(first + lanes, present)):
-                    gather(tile, 0, weight, start + row * p.row_step + c * p.depth_step, table, 0, elements * lanes)
-                    transform(p, p.taps, p.points, 1, lanes, tile, 0, lanes,
-                              square, (row - first) * lanes, lanes * lanes, scratch, points * lanes)  # fmt: skip
+                    gather_transformed(p, p.taps, p.points, 1, lanes,
+                                       weight, start + row * p.row_step + c * p.depth_step, table, 0,
+                                       square, (row - first) * lanes, lanes * lanes,
+                                       tile, scratch, points * lanes)  # fmt: skip
                 # Rows past the last channel are overwritten by those of the next phase and pack.
                 for point in range(points):
                     transpose(left, pack_at + point * p.pitch + (f * p.depth + c) * p.pack, p.pack,
@@ -150,6 +160,7 @@ def product_units(
     elements = t.elements[0] * t.elements[1] * t.elements[2]
     depth = p.depth * p.depth_phases
     half = largest(t) * width
+    transformed = t.transform[0] + t.transform[1] + t.transform[2] > 0
     # What a call leaves in memory it touches again in the next one: fresh pages would cost more than the products.
     left_at = lo * p.room
     products_at = left_at + points * p.pitch
@@ -197,13 +208,16 @@ def product_units(
                 places(table, t, offsets, first_panel + start + panel)
                 for f in range(p.row_phases):
                     for c in range(present):
-                        transform(t, t.points, t.elements, t.vectors, width,
-                                  room, products_at + (panel * tall + f * p.block + c) * width, p.panels * tall * width,
-                                  tile, 0, width, scratch, half)  # fmt: skip
+                        at = products_at + (panel * tall + f * p.block + c) * width
                         channel = g * p.rows + first + c
                         extra = bias[channel] if bias.size else out.dtype.type(0)
-                        scatter(out, channel * t.plane, table, f * elements * width, tile, 0, extra, adding > 0,
-                                elements * width)  # fmt: skip
+                        if transformed:
+                            transform(t, t.points, t.elements, t.vectors, width, room, at, p.panels * tall * width,
+                                      tile, 0, width, scratch, half)  # fmt: skip
+                            scatter(out, channel * t.plane, table, f * elements * width, tile, 0, extra, adding > 0,
+                                    elements * width)  # fmt: skip
+                        else:
+                            scatter(out, channel * t.plane, table, f * width, room, at, extra, adding > 0, width)
 
 
 class _Shape(NamedTuple):

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer, switch
+from fastdeconv.kernels.cpu.vectors import Vectors, call_once_compiled, index, loop, pointer, switch
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -60,25 +59,16 @@ def combine(
         which, source, source_at, source_step, target, target_at, target_step, count = arguments
         source_base = pointer(context, builder, signature.args[1], source, source_at)
         target_base = pointer(context, builder, signature.args[4], target, target_at)
-        function = _function(builder.module, signature.args[1].dtype, source_base.type)
-        builder.call(function, [which, source_base, source_step, target_base, target_step, count])
+        values = [which, source_base, source_step, target_base, target_step, count]
+        call_once_compiled(builder, "combine", signature.args[1].dtype, values, _combine)
         return context.get_dummy_value()
 
     return signature, generate
 
 
-def _function(module: Any, element: types.Float, address: Any) -> Any:
-    """Return the function that does `combine`: one for a module, as to repeat it at each call costs seconds."""
-    name = f"fastdeconv.combine.{element}"
-    if name in module.globals:
-        return module.globals[name]
-    arguments = [INDEX, address, INDEX, address, INDEX, INDEX]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    which, source, source_step, target, target_step, count = function.args
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
-    vectors = Vectors(builder, element)
+def _combine(vectors: Vectors, arguments: list[Any]) -> None:
+    which, source, source_step, target, target_step, count = arguments
+    builder = vectors.builder
 
     def emit(number: int) -> None:
         matrix = _MATRICES[number]
@@ -96,8 +86,6 @@ def _function(module: Any, element: types.Float, address: Any) -> Any:
         loop(builder, count, [], body)
 
     switch(builder, which, range(len(_MATRICES)), emit)
-    builder.ret_void()
-    return function
 
 
 def _sum(builder: Any, vectors: Vectors, row: tuple[float, ...], x: list[Any]) -> Any:

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.rows import gather, scatter, transpose
+from fastdeconv.kernels.cpu.rows import scatter, transpose
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import cost, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
-from fastdeconv.kernels.cpu.winograd.panels import SIDE, filler, largest, places, side, transform
+from fastdeconv.kernels.cpu.winograd.panels import SIDE, filler, gather_transformed, largest, places, side, transform
 from fastdeconv.kernels.cpu.winograd.products import PACK, PANELS, RUN, UNITS, tap_table
 from fastdeconv.kernels.geometry import Geometry, Implementation, Run
 
@@ -96,10 +96,10 @@ def transposed_units(
                 f = row // p.block % phases
                 c = row // (p.block * phases) * p.block + row % p.block
                 if c < p.channels:
-                    gather(tile, 0, array, (g * p.channels + c) * p.plane, table, f * elements * lanes,
-                           elements * lanes)  # fmt: skip
-                    transform(p, p.elements, p.points, 1, lanes, tile, 0, lanes,
-                              square, (row - first_row) * lanes, lanes * lanes, scratch, half)  # fmt: skip
+                    gather_transformed(p, p.elements, p.points, 1, lanes,
+                                       array, (g * p.channels + c) * p.plane, table, f * elements * lanes,
+                                       square, (row - first_row) * lanes, lanes * lanes,
+                                       tile, scratch, half)  # fmt: skip
             at = g * p.group_step + first_row // p.row_step * p.panel_step + first_row % p.row_step
             for point in range(points):
                 transpose(tiles, at + point * p.point_step + panel * lanes * p.row_step, p.row_step,
