@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Smaller results are fast as they are.
-_LARGE = 1 << 20  # bytes
+_FEW = 1 << 17  # elements
 # Memory this many times as large as a result is left for a larger one.
 _WASTE = 1.25
 _ALIGNMENT = 64  # bytes, a cache line
@@ -59,10 +59,11 @@ class _Lease:
 
 def empty(shape: tuple[int, ...], dtype: str | np.dtype[Any]) -> NDArray[Any]:
     """Return an uninitialised C-contiguous array, as `numpy.empty` does."""
+    elements = math.prod(shape)
+    if elements < _FEW or _LIMIT == 0:
+        return np.empty(shape, dtype)
     kind = np.dtype(dtype)
-    size = math.prod(shape) * kind.itemsize
-    if size < _LARGE or _LIMIT == 0:
-        return np.empty(shape, kind)
+    size = elements * kind.itemsize
     buffer = _taken(size + _ALIGNMENT)
     return np.asarray(_Lease(np.empty(size + _ALIGNMENT, np.uint8) if buffer is None else buffer, shape, kind))
 
