@@ -12,8 +12,9 @@ from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.winograd.axes import WEIGHT, groups
 from fastdeconv.kernels.geometry import Geometry
 
-# A multiplication between transforms, and what each transformed element of the operands costs.
-_PRODUCT, _OPERAND = 1.05, 67
+# A multiplication between transforms; a transformed element of the input or the output's gradient, and one that is
+# transposed too, as the weight gradient has them.
+_PRODUCT, _OPERAND, _TRANSPOSED = 1.05, 55, 67
 # An element of the products on its way back, and one of the result whose cache line holds other phases too.
 _RESULT, _STORE = 40, 20
 # A multiplication of `direct_tile` and of `direct_dot`; a weight that the first packs for the input gradient, far from
@@ -36,7 +37,9 @@ def weight_grad_yields(g: Geometry) -> str | None:
     cost = 0.0
     for points, phases, tiles, _ in _groups(g):
         rows, columns = g.group_in, g.group_out * phases
-        cost += points * (tiles * (_PRODUCT * rows * columns + _OPERAND * (rows + columns)) + WEIGHT * rows * columns)
+        cost += points * (
+            tiles * (_PRODUCT * rows * columns + _TRANSPOSED * (rows + columns)) + WEIGHT * rows * columns
+        )
     return _slower(g.groups * cost, _DOT * _direct(g) + _LANES * math.prod(g.weight_shape))
 
 
@@ -47,8 +50,10 @@ def _gathered(g: Geometry, forward: bool) -> float:
     for points, phases, tiles, outputs in plan:
         depth, rows = (g.group_in, g.group_out * phases) if forward else (g.group_out * phases, g.group_in)
         cost += points * (tiles * (_PRODUCT * depth * rows + _OPERAND * depth + _RESULT * rows) + WEIGHT * depth * rows)
-        # Phases of other groups lie in the same cache lines of the output.
-        cost += _STORE * tiles * outputs * g.group_out * all_phases
+        if forward:  # phases of other groups lie in the same cache lines of the output
+            cost += _STORE * tiles * outputs * g.group_out * all_phases
+        elif len(plan) > 1:  # every group reads and writes the input's gradient again
+            cost += 2 * _STORE * tiles * points * g.group_in
     return g.groups * cost
 
 
