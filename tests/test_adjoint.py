@@ -32,7 +32,6 @@ def test_adjoint(pass_, algorithm, p):
 SMALL = {name: replace(p, dtype="float64") for name, p in EDGE_CASES.items() if p.flops < 20_000}
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("p", SMALL.values(), ids=SMALL)
 def test_finite_differences(p):
     x, w = floats(p, "forward")

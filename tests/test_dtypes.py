@@ -35,7 +35,6 @@ def test_float16_sums_past_its_own_precision():
     assert fd.conv_transpose2d(x, w)[0, 0, 0, 0] == 4096
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("pass_", PASSES)
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 @pytest.mark.parametrize("p", PROBLEMS.values(), ids=PROBLEMS)

@@ -46,7 +46,6 @@ def check(p, pass_, algorithm, one_sign=False):
     assert worst <= 1, f"{worst:.2f} times the bound: {pass_} {algorithm} {p}"
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(("pass_", "algorithm", "p"), runs(EDGE_CASES))
 def test_float32(pass_, algorithm, p):
     check(p, pass_, algorithm)

@@ -1,6 +1,5 @@
 """Results in memory that earlier results gave back: only once nothing refers to them any more."""
 
-import gc
 import subprocess
 import sys
 import threading
@@ -15,7 +14,6 @@ SHAPE = (3, 1 << 18)
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    gc.collect()
     memory._kept.clear()
     yield
     memory._kept.clear()
