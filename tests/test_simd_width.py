@@ -13,7 +13,7 @@ from cases import EDGE_CASES, IMPLEMENTATIONS, call, declines, integers, oracle
 from dataclasses import replace
 from fastdeconv.kernels.cpu import host
 names = ("dcgan", "fsrcnn", "each_axis_its_own", "depthwise", "one_pixel_many_taps", "parallel", "3d", "deblur",
-         "fcn", "wide_stride_cut_at_both_ends", "wide_stride_24", "long_kernel_stride_2",
+         "fcn", "wide_stride_cut_at_both_ends", "wide_stride_24", "1d_depthwise_long_kernel", "long_kernel_stride_2",
          "rows_of_one_channel", "rows_early_phases")
 for name in names:
     for dtype in ("float32", "float64"):

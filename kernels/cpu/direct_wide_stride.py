@@ -81,7 +81,7 @@ def _variants() -> list[tuple[int, int, int]]:
     tiles = []
     for part, vectors in ((2, 1), (1, 1), (1, 2), (1, 4), (1, 8)):
         most = min(12, (host.REGISTERS - 1 - vectors) // vectors)
-        tiles += [(part, vectors, blocks) for blocks in (most // 2, most)]
+        tiles += [(part, vectors, blocks) for blocks in sorted({most // 2, most} - {0})]
     return tiles
 
 
