@@ -17,6 +17,7 @@ from fastdeconv.functional import (
 )
 from fastdeconv.kernels.cpu.threads import get_num_threads, set_num_threads
 from fastdeconv.problem import Problem
+from fastdeconv.workspace import get_workspace_limit, set_workspace_limit
 
 __version__ = "0.1.0"
 
@@ -34,7 +35,9 @@ __all__ = [
     "fit_kernel",
     "get_device",
     "get_num_threads",
+    "get_workspace_limit",
     "grad",
     "set_device",
     "set_num_threads",
+    "set_workspace_limit",
 ]

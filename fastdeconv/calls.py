@@ -12,6 +12,7 @@ from fastdeconv.arrays import operand, same_dtype
 from fastdeconv.devices import resolve
 from fastdeconv.dispatch import Plan, plan
 from fastdeconv.problem import Pass, Problem, output_padding_for, shown
+from fastdeconv.workspace import get_workspace_limit
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -48,7 +49,7 @@ def plan_call(
         elif kind is not int and value is not None:
             plain = False
     make = _cached_plan if plain else _make_plan
-    return make(pass_, ndim, input_shape, weight_shape, dtype, arguments, device, algorithm)
+    return make(pass_, ndim, input_shape, weight_shape, dtype, arguments, device, algorithm, get_workspace_limit())
 
 
 def _make_plan(
@@ -60,6 +61,7 @@ def _make_plan(
     arguments: tuple[Any, ...],
     device: str,
     algorithm: str | None,
+    limit: int | None,
 ) -> Plan:
     stride, padding, output_padding, groups, dilation, output_size = arguments
     problem = Problem.from_shapes(
@@ -74,7 +76,7 @@ def _make_plan(
         dilation=dilation,
         output_size=output_size,
     )
-    return plan(problem, pass_, device, algorithm)
+    return plan(problem, pass_, device, algorithm, limit)
 
 
 _cached_plan = lru_cache(maxsize=4096)(_make_plan)

@@ -15,10 +15,11 @@ from fastdeconv.kernels.cpu import (
     direct_tile,
     direct_wide_stride,
 )
-from fastdeconv.kernels.cpu.winograd import products, weight
-from fastdeconv.kernels.geometry import Axes, Geometry, Implementation, Run
+from fastdeconv.kernels.cpu.winograd import products, scratch, weight
+from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Run
 from fastdeconv.lowering import lower
 from fastdeconv.problem import Pass, Problem
+from fastdeconv.workspace import limit_for
 
 TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ("cpu", "forward"): (
@@ -41,8 +42,8 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ("cpu", "weight_grad"): (
         direct_loops.WEIGHT_GRAD,
         direct_long_kernel.WEIGHT_GRAD,
-        weight.WINOGRAD,
-        weight.DIRECT,
+        scratch.measured(weight.WINOGRAD),
+        scratch.measured(weight.DIRECT),
         direct_dot.WEIGHT_GRAD,
         reference.WEIGHT_GRAD,
     ),
@@ -63,6 +64,8 @@ class Plan:
         Takes C-contiguous vectors; see `fastdeconv.kernels.geometry.Run`.
     note : str or None
         How the element type is computed, where it has no kernels of its own.
+    workspace : int
+        Bytes of scratch memory that a run takes, with all threads that Numba may start.
     """
 
     problem: Problem
@@ -72,19 +75,27 @@ class Plan:
     declined: tuple[tuple[str, str], ...]
     run: Run
     note: str | None
+    workspace: int
 
     def __repr__(self) -> str:
         return f"<Plan {self.pass_} {self.implementation.name} {self.problem}>"
 
 
 @lru_cache(maxsize=1024)
-def plan(problem: Problem, pass_: Pass, device: str = "cpu", algorithm: str | None = None) -> Plan:
+def plan(
+    problem: Problem, pass_: Pass, device: str = "cpu", algorithm: str | None = None, limit: int | None = None
+) -> Plan:
     """Choose and bind the implementation for a problem: the first in the table that neither declines nor yields.
+
+    One that needs more scratch memory than the limit declines too. Where only the reference is left, those that yielded
+    are asked before it, the later ones first.
 
     Parameters
     ----------
     algorithm : str, optional
         A kernel's name or the first words of it ("direct"): only those are considered.
+    limit : int, optional
+        Bytes of scratch memory; see `fastdeconv.set_workspace_limit` for what None means.
 
     Raises
     ------
@@ -95,17 +106,36 @@ def plan(problem: Problem, pass_: Pass, device: str = "cpu", algorithm: str | No
     """
     native, adapt, note = lower(problem, pass_)
     geometry = geometry_of(native)
-    declined: list[tuple[str, str]] = []
+    most = limit_for(geometry, limit)
+    last = TABLES[device, pass_][-1]
+    declined: dict[str, str] = {}
+
+    def accepted(candidate: Implementation) -> Plan | None:
+        run = candidate.bind(geometry)
+        needed = run.workspace if isinstance(run, Bound) else 0
+        if needed > most and candidate is not last:
+            declined[candidate.name] = f"would need {needed} bytes of scratch memory, the limit is {most}"
+            return None
+        reasons = tuple((name, reason) for name, reason in declined.items() if name != candidate.name)
+        run = adapt(run.run if isinstance(run, Bound) else run)
+        return Plan(problem, pass_, device, candidate, reasons, run, note, needed)
+
+    resorts: list[Implementation] = []
     for candidate in _candidates(device, pass_, algorithm):
-        reason = candidate.declines(geometry)
-        if reason is None and candidate.name != algorithm:
-            reason = candidate.yields(geometry)
-        if reason is None:
-            run = adapt(candidate.bind(geometry))
-            return Plan(problem, pass_, device, candidate, tuple(declined), run, note)
-        declined.append((candidate.name, reason))
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in declined)
-    raise ValueError(f"algorithm {algorithm!r} cannot serve the {pass_} pass of {problem}: {reasons}")
+        if candidate is last:
+            resorts.insert(0, last)
+        elif (reason := candidate.declines(geometry)) is not None:
+            declined[candidate.name] = reason
+        elif candidate.name != algorithm and (reason := candidate.yields(geometry)) is not None:
+            declined[candidate.name] = reason
+            resorts.append(candidate)
+        elif (chosen := accepted(candidate)) is not None:
+            return chosen
+    for candidate in reversed(resorts):
+        if (chosen := accepted(candidate)) is not None:
+            return chosen
+    told = "; ".join(f"{name}: {reason}" for name, reason in declined.items())
+    raise ValueError(f"algorithm {algorithm!r} cannot serve the {pass_} pass of {problem}: {told}")
 
 
 def _candidates(device: str, pass_: Pass, algorithm: str | None) -> tuple[Implementation, ...]:

@@ -10,6 +10,7 @@ from fastdeconv.calls import with_channels
 from fastdeconv.devices import resolve
 from fastdeconv.dispatch import TABLES, Plan, plan
 from fastdeconv.problem import PASSES, IntOrTuple, Pass, Problem, shown
+from fastdeconv.workspace import get_workspace_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,13 @@ class Explanation:
             if chosen.note:
                 lines.append(f"  {chosen.note}")
             lines.append(f"  each element sums at most {p.accumulation_length(chosen.pass_):,} products")
+            lines.append(f"  takes {chosen.workspace:,} bytes of scratch memory")
             lines += [f"  not {name}: {reason}" for name, reason in chosen.declined]
-            after = [i.name for i in _table(chosen)[_table(chosen).index(chosen.implementation) + 1 :]]
+            known = {chosen.implementation.name, *dict(chosen.declined)}
+            after = [i.name for i in TABLES[chosen.device, chosen.pass_] if i.name not in known]
             if after:
                 lines.append(f"  not needed: {', '.join(after)}")
         return "\n".join(lines)
-
-
-def _table(chosen: Plan) -> tuple[Any, ...]:
-    return TABLES[chosen.device, chosen.pass_]
 
 
 def explain(
@@ -93,13 +92,14 @@ def explain(
     Examples
     --------
     >>> import fastdeconv as fd
-    >>> print(fd.explain("mb1ic3ih32iw32oc3kh4kw4sh2sw2ph1pw1", pass_="forward"))
+    >>> print(fd.explain("mb1ic3ih32iw32oc3kh4kw4sh2sw2ph1pw1", pass_="forward"))  # doctest: +ELLIPSIS
     mb1ic3ih32iw32oc3oh64ow64kh4kw4sh2sw2ph1pw1
       input (1, 3, 32, 32), weight (3, 3, 4, 4), output (1, 3, 64, 64), float32
       285,768 flops, 62,016 bytes, 4.61 flops a byte
     forward on cpu: direct_tile
       register tiles of channels × pixels over zero-padded planes, one phase at a time
       each element sums at most 12 products
+      takes ... bytes of scratch memory
       not direct_loops: 147456 multiplications are more than 12000, so vector tiles are faster
       not direct_phases: 3 output channels of a group share reads of x better in tiles of channels
       not direct_wide_stride: a stride of 2 along the last axis is too narrow for vectors along it
@@ -133,4 +133,5 @@ def explain(
             output_size=output_size,
         )
     passes = PASSES if pass_ is None else (pass_,)
-    return Explanation(described, tuple(plan(described, each, resolve(device), algorithm) for each in passes))
+    device, limit = resolve(device), get_workspace_limit()
+    return Explanation(described, tuple(plan(described, each, device, algorithm, limit) for each in passes))

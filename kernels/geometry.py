@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 Axes = tuple[int, int, int]
@@ -11,6 +12,26 @@ Axes = tuple[int, int, int]
 # Arrays are C-contiguous vectors of the geometry's dtype, in the order of the shapes below; the last takes the result.
 # forward: run(x, w, bias or None, y); input gradient: run(gy, w, gx); weight gradient: run(x, gy, gw).
 Run = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A `Run` with what else there is to tell about it.
+
+    Attributes
+    ----------
+    run : callable
+        Runs the pass; see `Run`.
+    workspace : int
+        Bytes of scratch memory that a run takes, with all threads that Numba may start.
+    """
+
+    run: Run
+    workspace: int
+
+    def __call__(self, *arrays: Any) -> None:
+        """Run the pass."""
+        self.run(*arrays)
 
 
 class Geometry(NamedTuple):
@@ -90,7 +111,7 @@ class Implementation(NamedTuple):
         ``declines(geometry)`` is None, or a sentence saying why the kernel cannot serve it.
     bind : callable
         ``bind(geometry)`` does all work that depends on sizes only and returns the function that runs the pass.
-        See `Run`; the result array comes uninitialised.
+        See `Run`; the result array comes uninitialised. A kernel that takes scratch memory returns a `Bound`.
     yields : callable
         ``yields(geometry)`` is None, or a sentence saying why a later entry of the table is expected to be faster. Not
         asked of a kernel that is called for by its name.
@@ -101,3 +122,8 @@ class Implementation(NamedTuple):
     declines: Callable[[Geometry], str | None]
     bind: Callable[[Geometry], Run]
     yields: Callable[[Geometry], str | None] = never
+
+    def workspace(self, geometry: Geometry) -> int:
+        """Return the bytes of scratch memory that a run takes, with all threads that Numba may start."""
+        run = self.bind(geometry)
+        return run.workspace if isinstance(run, Bound) else 0

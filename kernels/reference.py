@@ -6,13 +6,14 @@ are off, as no other kernel gives them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.kernels.geometry import Geometry, Implementation, Run, never
+from fastdeconv.kernels.geometry import Bound, Geometry, Implementation, Run, never
 
 Array = NDArray[Any]
 
@@ -26,13 +27,17 @@ def _taps(g: Geometry) -> Iterator[tuple[Any, Any]]:
         )
 
 
-def _uncropped(g: Geometry) -> tuple[Array, Array]:
-    """Return zeros as large as every tap needs, and a view of the part that is the output."""
+def _full_shape(g: Geometry) -> tuple[int, ...]:
     size = (
         max(s * (i - 1) + d * (k - 1) + 1, p + o)
         for s, i, d, k, p, o in zip(g.stride, g.input, g.dilation, g.kernel, g.padding, g.output)
     )
-    full = np.zeros((g.batch, g.out_channels, *size), g.dtype)
+    return (g.batch, g.out_channels, *size)
+
+
+def _uncropped(g: Geometry) -> tuple[Array, Array]:
+    """Return zeros as large as every tap needs, and a view of the part that is the output."""
+    full = np.zeros(_full_shape(g), g.dtype)
     return full, full[:, :, *(slice(p, p + o) for p, o in zip(g.padding, g.output))]
 
 
@@ -74,7 +79,9 @@ def _weight_grad(g: Geometry) -> Run:
     return run
 
 
-def _quietly(bind: Callable[[Geometry], Run]) -> Callable[[Geometry], Run]:
+def _quietly(bind: Callable[[Geometry], Run], operands: int) -> Callable[[Geometry], Run]:
+    """Turn NumPy's warnings off; `operands` are the arrays that a tap's product copies."""
+
     def bind_quiet(g: Geometry) -> Run:
         run = bind(g)
 
@@ -82,12 +89,16 @@ def _quietly(bind: Callable[[Geometry], Run]) -> Callable[[Geometry], Run]:
             with np.errstate(all="ignore"):
                 run(*arrays)
 
-        return run_quiet
+        channels = max(g.in_channels, g.out_channels)
+        copies = max(g.batch * channels * math.prod(g.input), math.prod(g.output_shape))
+        product = g.batch * g.in_channels * g.group_out
+        elements = math.prod(_full_shape(g)) + operands * copies + product + 3 * np.getbufsize()  # NumPy's own
+        return Bound(run_quiet, elements * np.dtype(g.dtype).itemsize)
 
     return bind_quiet
 
 
 _IDEA = "plain NumPy, one tap at a time"
-FORWARD = Implementation("reference", _IDEA, never, _quietly(_forward))
-INPUT_GRAD = Implementation("reference", _IDEA, never, _quietly(_input_grad))
-WEIGHT_GRAD = Implementation("reference", _IDEA, never, _quietly(_weight_grad))
+FORWARD = Implementation("reference", _IDEA, never, _quietly(_forward, 1))
+INPUT_GRAD = Implementation("reference", _IDEA, never, _quietly(_input_grad, 2))
+WEIGHT_GRAD = Implementation("reference", _IDEA, never, _quietly(_weight_grad, 1))

@@ -241,6 +241,18 @@ BAD_ALGORITHMS = {
     "bytes": (b"reference", TypeError, "b'reference'", "kernel's name"),
 }
 
+BAD_LIMITS = {
+    "negative": (-1, ValueError, "-1"),
+    "numpy_negative": (np.int8(-3), ValueError, "-3"),
+    "huge_negative": (-HUGE, ValueError, "cannot be printed"),
+    "float": (1e9, TypeError, "1000000000.0"),
+    "str": ("1GB", TypeError, "'1GB'"),
+    "bool": (True, TypeError, "True"),
+    "numpy_bool": (np.True_, TypeError, "True"),
+    "tuple": ((1,), TypeError, "(1,)"),
+    "bytes": (b"1", TypeError, "b'1'"),
+}
+
 
 def table():
     for name, (_, good) in CALLS.items():
@@ -303,6 +315,15 @@ def test_set_device(value, error, shown, would_do):
     assert shown in str(refusal.value)
     assert would_do in str(refusal.value)
     assert fd.get_device() == "auto"
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("value", "error", "shown"), BAD_LIMITS.values(), ids=BAD_LIMITS.keys())
+def test_set_workspace_limit(value, error, shown):
+    with pytest.raises(error, match="limit must be a number of bytes, an int of at least 0, or None; got") as refusal:
+        fd.set_workspace_limit(value)
+    assert shown in str(refusal.value)
+    assert fd.get_workspace_limit() is None
 
 
 @pytest.mark.quick

@@ -30,7 +30,7 @@ from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile
-from fastdeconv.kernels.geometry import Axes, Geometry, Implementation, Run
+from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -122,7 +122,7 @@ def _height(rows: int, columns: int) -> int:
     return min(range(1, INNER_ROWS + 1), key=cost)
 
 
-def _bind(g: Geometry) -> Run:
+def _bind(g: Geometry) -> Bound:
     g = frames.merged(g)
     frame = frames.gather_frame(g, side_by_side=True)
     taps = sorted(frame.taps, key=lambda t: (t.phase, t.weight))
@@ -145,11 +145,17 @@ def _bind(g: Geometry) -> Run:
         sums = workspace.take("sums", splits * elements, g.dtype)
         for first, count in frames.parts(g, images):
             end = first + count
-            add[count](x[first * x_image : end * x_image], gy[first * y_image : end * y_image], sums, int(first == 0))
+            add[count].run(
+                x[first * x_image : end * x_image], gy[first * y_image : end * y_image], sums, int(first == 0)
+            )
         gather(sums, gw, splits, columns, elements, column_index)
         workspace.keep("sums", sums)
 
-    return run
+    itemsize = np.dtype(g.dtype).itemsize
+    scratch = max(
+        workspace.total((splits * elements + part.planes) * itemsize, part.tables, part.units) for part in add.values()
+    )
+    return Bound(run, scratch if taps else 0)
 
 
 class _Chunks(NamedTuple):
@@ -174,8 +180,17 @@ def _splits(g: Geometry, pixels: int, columns: int) -> int:
     return max(1, min(pixels // _BLOCK, _UNITS // (chunks.rows * g.groups * chunks.columns)))
 
 
-def _images(g: Geometry, taps: list[frames.Tap], splits: int) -> Callable[[Array, Array, Array, int], None]:
-    """Return the function that adds a batch of this size to the sums, or begins them."""
+class _Images(NamedTuple):
+    """What adds a batch of one size to the sums, or begins them: elements of its planes, bytes of a thread's tables."""
+
+    run: Callable[[Array, Array, Array, int], None]
+    planes: int
+    tables: int
+    units: int
+
+
+def _images(g: Geometry, taps: list[frames.Tap], splits: int) -> _Images:
+    """Prepare the addition of a batch of this size."""
     frame = frames.gather_frame(g, side_by_side=True)
     number = frames.planes_of(taps)
     phases = list(number)
@@ -212,7 +227,8 @@ def _images(g: Geometry, taps: list[frames.Tap], splits: int) -> Callable[[Array
         workspace.keep("planes", x_planes)
         workspace.keep("gradient_planes", gy_planes)
 
-    return add
+    tables = 8 * (chunks.height + chunks.width) + chunks.height * chunks.width * np.dtype(g.dtype).itemsize
+    return _Images(add, x_filling.elements + gy_filling.elements, tables, units)
 
 
 WEIGHT_GRAD = Implementation(

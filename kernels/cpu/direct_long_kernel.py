@@ -32,7 +32,7 @@ from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import copy_padded, zero_row
 from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer
-from fastdeconv.kernels.geometry import Geometry, Implementation, Run
+from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -464,7 +464,7 @@ def _layout(g: Geometry, **more: int) -> NDArray[np.void]:
     return layout
 
 
-def _bind_input(g: Geometry) -> Run:
+def _bind_input(g: Geometry) -> Bound:
     rows = g.batch * g.groups * g.input[0] * g.input[1]
     splits = min(-(-g.group_in // _DOTS[0][0]), -(-_UNITS // rows))
     chunk = max(1, _CHUNK // -(-g.kernel[2] // host.lanes(g.dtype)))
@@ -475,10 +475,12 @@ def _bind_input(g: Geometry) -> Run:
     def run(gy: Array, w: Array, gx: Array) -> None:
         compute(gy, w, gx, layout, shapes)
 
-    return run
+    lanes = host.lanes(g.dtype)
+    private = (24 + lanes) * (lanes + 1) * np.dtype(g.dtype).itemsize + 16 * (sum(g.kernel[:2]) + chunk)
+    return Bound(run, workspace.total(0, private, rows * splits))
 
 
-def _bind_weight(g: Geometry) -> Run:
+def _bind_weight(g: Geometry) -> Bound:
     vectors = -(-g.kernel[2] // host.lanes(g.dtype))
     width = 4 if g.group_in >= 4 else 8
     columns = g.group_out * g.kernel[0] * g.kernel[1] * vectors
@@ -489,12 +491,14 @@ def _bind_weight(g: Geometry) -> Run:
     layout = _layout(g, splits=splits, width=width, elements=elements)
     compute = weight_units.launcher(g.dtype, tiles * splits, 2 * g.multiplications)
     shapes = _OUTER_TABLE.reshape(-1)
+    lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
+    private = (g.stride[2] * g.input[2] + lanes + width * lanes * (1 + 2 * g.group_in)) * itemsize + 48 * width
     if splits == 1:
 
         def run_whole(x: Array, gy: Array, gw: Array) -> None:
             compute(x, gy, gw, layout, shapes)
 
-        return run_whole
+        return Bound(run_whole, workspace.total(0, private, tiles))
     add = add_splits.launcher(g.dtype, _UNITS, splits * elements)
 
     def run(x: Array, gy: Array, gw: Array) -> None:
@@ -503,7 +507,7 @@ def _bind_weight(g: Geometry) -> Run:
         add(sums, gw, splits)
         workspace.keep("sums", sums)
 
-    return run
+    return Bound(run, workspace.total(splits * elements * itemsize, private, tiles * splits))
 
 
 _IDEA = "vectors along the last axis of a long kernel, read where it lies"

@@ -8,6 +8,7 @@ Parallel over (image, channel) planes of the result, or the (input channel, outp
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ LAYOUT = np.dtype(
 
 # Multiplications up to which preparing planes and packed weights would take longer than these loops do.
 SMALL = 12_000
+# A float sum longer than this would have to be one of partial sums, which take memory.
+LONG = 4096
 
 
 @device_function
@@ -171,7 +174,22 @@ def _bind(g: Geometry, units: Kernel, count: int) -> Run:
     return run
 
 
-def _declines(g: Geometry, forward: bool) -> str | None:
+def _reaching(g: Geometry) -> int:
+    """Return the most products of one input channel that an output sums."""
+    count = 1
+    for i, k, s, d in zip(g.input, g.kernel, g.stride, g.dilation):
+        shared = math.gcd(s, d)
+        count *= min(-(-i * shared // d), -(-k * shared // s))
+    return count
+
+
+def _declines(g: Geometry, length: int) -> str | None:
+    if length > LONG and g.batch > 0 and g.dtype.startswith("float"):
+        return f"running totals of {length} sums lose more than rounding must, from {LONG} on"
+    return None
+
+
+def _yields(g: Geometry, forward: bool) -> str | None:
     if g.multiplications > SMALL and too_large(g, forward) is None:
         return f"{g.multiplications} multiplications are more than {SMALL}, so vector tiles are faster"
     return None
@@ -181,18 +199,22 @@ _IDEA = "plain loops in one call, without copies"
 FORWARD = Implementation(
     "direct_loops",
     _IDEA,
-    lambda g: _declines(g, forward=True),
+    lambda g: _declines(g, g.group_in * _reaching(g)),
     lambda g: _bind(g, forward_units, g.batch * g.out_channels),
+    lambda g: _yields(g, forward=True),
 )
 INPUT_GRAD = Implementation(
     "direct_loops",
     _IDEA,
-    lambda g: _declines(g, forward=False),
+    lambda g: _declines(g, g.group_out * g.taps),
     lambda g: _bind(g, input_grad_units, g.batch * g.in_channels),
+    lambda g: _yields(g, forward=False),
 )
 WEIGHT_GRAD = Implementation(
     "direct_loops",
     _IDEA,
-    lambda g: _declines(g, forward=False),
+    # Sums along rows, then sums of those.
+    lambda g: _declines(g, max(g.input[2], g.batch * g.input[0] * g.input[1])),
     lambda g: _bind(g, weight_grad_units, g.in_channels * g.group_out),
+    lambda g: _yields(g, forward=False),
 )

@@ -29,11 +29,11 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fastdeconv.kernels.cpu import host
+from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import add_row, copy_padded, zero_row
 from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer
-from fastdeconv.kernels.geometry import Geometry, Implementation, Run
+from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -276,7 +276,7 @@ def _declines(g: Geometry) -> str | None:
     return None
 
 
-def _bind(g: Geometry) -> Run:
+def _bind(g: Geometry) -> Bound:
     lanes = host.lanes(g.dtype)
     stride = g.stride[2]
     first = g.padding[2] // stride
@@ -323,7 +323,9 @@ def _bind(g: Geometry) -> Run:
     def run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
         compute(x, w, no_bias if bias is None else bias, y, layout)
 
-    return run
+    private = (elements(bands, pieces) + 2 * width * stride + 64) * np.dtype(g.dtype).itemsize
+    private += 16 * slots * (1 + g.group_in * g.kernel[1])
+    return Bound(run, workspace.total(0, private, images * bands * pieces))
 
 
 FORWARD = Implementation(

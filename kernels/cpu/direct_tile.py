@@ -19,7 +19,7 @@ Ladder, measured in docs/decisions/0004-direct-kernels.md:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import add_pairs, add_row
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
-from fastdeconv.kernels.geometry import Axes, Geometry, Implementation, Run
+from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Run
 
 Array = NDArray[Any]
 
@@ -182,7 +182,7 @@ def _block_rows(rows: int, pixels: int, lanes: int) -> int:
     return min(range(1, OUTER_ROWS + 1), key=cost)
 
 
-def _bind(g: Geometry, forward: bool) -> Run:
+def _bind(g: Geometry, forward: bool) -> Bound:
     g = frames.merged(g)
     frame = frames.scatter_frame(g) if forward else frames.gather_frame(g)
     rows, channels = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
@@ -220,7 +220,7 @@ def _bind(g: Geometry, forward: bool) -> Run:
         )  # fmt: skip
         for first, count in frames.parts(g, images):
             end = first + count
-            compute[count](
+            compute[count].run(
                 source[first * source_image : end * source_image],
                 packed,
                 no_bias if bias is None else bias,
@@ -228,9 +228,12 @@ def _bind(g: Geometry, forward: bool) -> Run:
             )
         workspace.keep("packed", packed)
 
-    if forward:
-        return run
-    return lambda gy, w, gx: run(gy, w, None, gx)
+    itemsize = np.dtype(g.dtype).itemsize
+    scratch = max(
+        workspace.total((packed_elements + part.planes) * itemsize, part.buffer * itemsize, part.units)
+        for part in compute.values()
+    )
+    return Bound(run if forward else lambda gy, w, gx: run(gy, w, None, gx), scratch)
 
 
 def _output_phases(frame: frames.Frame, g: Geometry) -> Axes:
@@ -246,8 +249,17 @@ def _starts(taps: list[frames.Tap], phases: Axes) -> frames.Ints:
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts.reshape(-1))))
 
 
-def _images(g: Geometry, forward: bool, taps: list[frames.Tap], tap_start: frames.Ints, block_rows: int) -> Run:
-    """Return the function that computes a batch of this size from packed weights."""
+class _Images(NamedTuple):
+    """What computes a batch of one size from packed weights: elements of its planes and of a thread's buffer."""
+
+    run: Run
+    planes: int
+    buffer: int
+    units: int
+
+
+def _images(g: Geometry, forward: bool, taps: list[frames.Tap], tap_start: frames.Ints, block_rows: int) -> _Images:
+    """Prepare the computation of a batch of this size from packed weights."""
     frame = frames.scatter_frame(g) if forward else frames.gather_frame(g)
     rows, channels = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
     source_size, out_size = (g.input, g.output) if forward else (g.output, g.input)
@@ -294,7 +306,7 @@ def _images(g: Geometry, forward: bool, taps: list[frames.Tap], tap_start: frame
         compute(filled, packed, bias, out, layout, tap_start, tap_offset, channel_offset)
         workspace.keep("planes", filled)
 
-    return run
+    return _Images(run, filling.elements, int(layout["buffer"][0]), units)
 
 
 _IDEA = "register tiles of channels × pixels over zero-padded planes, one phase at a time"

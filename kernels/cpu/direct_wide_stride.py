@@ -35,7 +35,7 @@ from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import add_row, copy_padded, zero_row
 from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer
-from fastdeconv.kernels.geometry import Geometry, Implementation, Run
+from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -321,7 +321,7 @@ def _declines(g: Geometry) -> str | None:
     return None
 
 
-def _bind(g: Geometry) -> Run:
+def _bind(g: Geometry) -> Bound:
     lanes = host.lanes(g.dtype)
     part = 2 if g.stride[2] <= lanes // 2 else 1
     lanes //= part
@@ -368,7 +368,11 @@ def _bind(g: Geometry) -> Run:
         compute(padded, w, no_bias if bias is None else bias, y, layout, tile_table)
         workspace.keep("planes", padded)
 
-    return run
+    itemsize = np.dtype(g.dtype).itemsize
+    private = (int(layout["panel"][0]) + 2 * width * vectors * lanes + 64) * itemsize
+    private += 16 * (steps + sum(g.kernel[:2]))
+    units = kinds * int(layout["splits"][0])
+    return Bound(run, workspace.total(padded_rows * pitch * itemsize, private, units))
 
 
 FORWARD = Implementation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +28,14 @@ def take(slot: str, elements: int, dtype: str) -> NDArray[Any]:
         buffer = np.empty(size + _ALIGNMENT, np.uint8)
     start = -buffer.__array_interface__["data"][0] % _ALIGNMENT
     return buffer[start : start + size].view(dtype)
+
+
+def total(shared: int, private: int = 0, units: int = 1) -> int:
+    """Return the bytes that a run takes: `shared` ones, and `private` ones for each thread that computes units.
+
+    Threads are as many as Numba may start, not those of the moment, so that no choice depends on `set_num_threads`.
+    """
+    return shared + private * min(units, int(numba.config.NUMBA_NUM_THREADS))
 
 
 def keep(slot: str, vector: NDArray[Any]) -> None:

@@ -45,7 +45,7 @@ from fastdeconv.kernels.cpu.winograd.panels import (
     transform,
     transform_units,
 )
-from fastdeconv.kernels.geometry import Geometry, Implementation, Run
+from fastdeconv.kernels.geometry import Bound, Geometry, Implementation, Run
 
 Array = NDArray[Any]
 
@@ -256,12 +256,25 @@ def _shape(rows: int, phases: int, depth: int, tiles: int, others: int, dtype: s
     return _Shape(shape, height, columns * lanes, block, pack, packs * pack)
 
 
-def bind(g: Geometry, forward: bool) -> Run:
+class _Part(NamedTuple):
+    """What computes the outputs of one group, and its scratch memory in bytes: by slot, and of each thread."""
+
+    run: Run
+    panels: int
+    products: int
+    private: int
+    units: int
+
+
+def bind(g: Geometry, forward: bool) -> Bound:
     """Return the function that runs the pass."""
     g = merged(g)
     parts = groups(g)
     assert not isinstance(parts, str)
-    runs = [_group(g, group, forward) for group in parts]
+    made = [_group(g, group, forward) for group in parts]
+    runs, *needs = zip(*made)
+    panels, products, private, units = map(max, needs)
+    scratch = workspace.total(panels + products, private, units)
     no_bias = np.empty(0, g.dtype)
     if forward:
 
@@ -269,16 +282,16 @@ def bind(g: Geometry, forward: bool) -> Run:
             for each in runs:
                 each(x, w, no_bias if bias is None else bias, y, 0)
 
-        return run
+        return Bound(run, scratch)
 
     def run_gradient(gy: Array, w: Array, gx: Array) -> None:
         for number, each in enumerate(runs):
             each(gy, w, no_bias, gx, 2 if number == 0 else 1)
 
-    return run_gradient
+    return Bound(run_gradient, scratch)
 
 
-def _group(g: Geometry, group: Group, forward: bool) -> Run:
+def _group(g: Geometry, group: Group, forward: bool) -> _Part:
     phases = math.prod(len(s.phases) for s in group)
     points = math.prod(s.points for s in group)
     tiles = g.batch * math.prod(s.tiles for s in group)
@@ -345,7 +358,20 @@ def _group(g: Geometry, group: Group, forward: bool) -> Run:
         workspace.keep("panels", panels)
         workspace.keep("products", products)
 
-    return run
+    taps_of_phase = math.prod(s.taps for s in group)
+    private = taps_of_phase * (8 * shape.tall + shape.pack * itemsize)
+    private += points * (2 * shape.pack + (0 if forward else lanes * lanes)) * itemsize
+    private += max(buffers(source, itemsize), buffers(target, itemsize))
+    units = g.groups * max(blocks * max(1, others // g.groups), most * depth * depth_phases)
+    return _Part(run, elements * itemsize, slots * itemsize, private, units)
+
+
+def buffers(layout: NDArray[np.void], itemsize: int) -> int:
+    """Return the bytes that a thread needs to place the elements of tiles and to transform one tile after the other."""
+    elements, points, phases = (layout[name][0].tolist() for name in ("elements", "points", "phases"))
+    rows = 2 * math.prod(map(max, elements, points)) + math.prod(elements)
+    bytes_of_lane: int = rows * itemsize + 8 * math.prod(phases + elements)
+    return bytes_of_lane * int(layout["width"][0])
 
 
 def tap_table(g: Geometry, group: Group) -> Ints:
