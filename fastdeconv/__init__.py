@@ -16,6 +16,7 @@ from fastdeconv.functional import (
     conv_transpose3d_vjp,
 )
 from fastdeconv.kernels.cpu.threads import get_num_threads, set_num_threads
+from fastdeconv.prepare import PreparedConvTranspose, prepare
 from fastdeconv.problem import Problem
 from fastdeconv.workspace import get_workspace_limit, set_workspace_limit
 
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Explanation",
     "FitResult",
+    "PreparedConvTranspose",
     "Problem",
     "conv_transpose1d",
     "conv_transpose1d_vjp",
@@ -37,6 +39,7 @@ __all__ = [
     "get_num_threads",
     "get_workspace_limit",
     "grad",
+    "prepare",
     "set_device",
     "set_num_threads",
     "set_workspace_limit",

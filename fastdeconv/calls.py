@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fastdeconv.arrays import operand, same_dtype
 from fastdeconv.devices import resolve
 from fastdeconv.dispatch import Plan, plan
+from fastdeconv.kernels.geometry import Run
 from fastdeconv.problem import Pass, Problem, output_padding_for, shown
 from fastdeconv.workspace import get_workspace_limit
 
@@ -95,11 +96,16 @@ def with_channels(ndim: int, activation: Shape, weight: Shape) -> tuple[Shape, S
 def run(p: Plan, a: Array, b: Array, out: Array, *bias: Array | None) -> Array:
     """Run a plan on two arrays of any strides (and a bias, in the forward pass), and return `out`."""
     # Unlike reshape, ravel returns adjacent elements whatever the strides: a view if they are that already.
+    return into(p.run, out, a.ravel(), b.ravel(), *bias)
+
+
+def into(run: Run, out: Array, *vectors: Array | None) -> Array:
+    """Run a kernel on its inputs as vectors, with the result in an array of any strides, and return that."""
     if out.flags.carray:
-        p.run(a.ravel(), b.ravel(), *bias, np.asarray(out).ravel())
+        run(*vectors, np.asarray(out).ravel())
     else:
         packed = np.empty(out.size, out.dtype)
-        p.run(a.ravel(), b.ravel(), *bias, packed)
+        run(*vectors, packed)
         out[...] = packed.reshape(out.shape)
     return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,8 +17,8 @@ from fastdeconv.kernels.cpu import (
     direct_wide_stride,
 )
 from fastdeconv.kernels.cpu.winograd import products, scratch, weight
-from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Run
-from fastdeconv.lowering import lower
+from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared, Run
+from fastdeconv.lowering import lower, lower_prepared
 from fastdeconv.problem import Pass, Problem
 from fastdeconv.workspace import limit_for
 
@@ -66,6 +67,9 @@ class Plan:
         How the element type is computed, where it has no kernels of its own.
     workspace : int
         Bytes of scratch memory that a run takes, with all threads that Numba may start.
+    prepare : callable or None
+        In the forward pass, brings a vector of weights into the kernel's own form, and keeps it as it came if there is
+        none; see `fastdeconv.kernels.geometry.Prepared`.
     """
 
     problem: Problem
@@ -76,6 +80,7 @@ class Plan:
     run: Run
     note: str | None
     workspace: int
+    prepare: Callable[[Any], Prepared] | None
 
     def __repr__(self) -> str:
         return f"<Plan {self.pass_} {self.implementation.name} {self.problem}>"
@@ -117,11 +122,12 @@ def plan(
             declined[candidate.name] = f"would need {needed} bytes of scratch memory, the limit is {most}"
             return None
         reasons = tuple((name, reason) for name, reason in declined.items() if name != candidate.name)
+        prepare = _preparation(problem, run) if pass_ == "forward" else None
         run = adapt(run.run if isinstance(run, Bound) else run)
-        return Plan(problem, pass_, device, candidate, reasons, run, note, needed)
+        return Plan(problem, pass_, device, candidate, reasons, run, note, needed, prepare)
 
     resorts: list[Implementation] = []
-    for candidate in _candidates(device, pass_, algorithm):
+    for candidate in candidates(device, pass_, algorithm):
         if candidate is last:
             resorts.insert(0, last)
         elif (reason := candidate.declines(geometry)) is not None:
@@ -138,7 +144,28 @@ def plan(
     raise ValueError(f"algorithm {algorithm!r} cannot serve the {pass_} pass of {problem}: {told}")
 
 
-def _candidates(device: str, pass_: Pass, algorithm: str | None) -> tuple[Implementation, ...]:
+def _preparation(problem: Problem, bound: Run) -> Callable[[Any], Prepared]:
+    convert, adapt = lower_prepared(problem)
+
+    def prepare(w: Any) -> Prepared:
+        native = convert(w)
+        if isinstance(bound, Bound) and bound.prepare is not None:
+            held = bound.prepare(native)
+        else:
+            held = Prepared(lambda x, bias, y: bound(x, native, bias, y), 0 if native is w else native.nbytes)
+        return held._replace(run=adapt(held.run))
+
+    return prepare
+
+
+def candidates(device: str, pass_: Pass, algorithm: str | None) -> tuple[Implementation, ...]:
+    """Return the implementations that an `algorithm` allows, best first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not a string, or no kernel's name.
+    """
     table = TABLES[device, pass_]
     if algorithm is None:
         return table

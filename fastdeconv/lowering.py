@@ -37,6 +37,19 @@ def lower(problem: Problem, pass_: Pass) -> tuple[Problem, Adapt, str | None]:
     return replace(problem, dtype=wide), _cast(wide), f"{problem.dtype} is computed in {wide}"
 
 
+def lower_prepared(problem: Problem) -> tuple[Callable[[Array], Array], Adapt]:
+    """Return what makes weights those that kernels take, and a forward runner with such weights one of `problem`.
+
+    Both runners take ``(x, bias or None, y)``.
+    """
+    native, adapt, _ = lower(problem, "forward")
+    if native is problem:
+        return lambda w: w, adapt
+    if problem.dtype.startswith("complex"):
+        return lambda w: _split_weight(w, problem), _complex_prepared(problem)
+    return lambda w: w.astype(native.dtype), adapt
+
+
 def _cast(wide: str) -> Adapt:
     def adapt(run: Run) -> Run:
         def cast_run(*arrays: Array | None) -> None:
@@ -71,15 +84,28 @@ def _split_weight(w: Array, problem: Problem) -> Array:
     return real.reshape(-1)
 
 
-def _complex_forward(problem: Problem) -> Adapt:
+def _complex_prepared(problem: Problem) -> Adapt:
     inputs, outputs = math.prod(problem.input_size), math.prod(problem.output_size)
 
     def adapt(run: Run) -> Run:
-        def complex_run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        def complex_run(x: Array, bias: Array | None, y: Array) -> None:
             parts = np.empty(2 * y.size, y.real.dtype)
             real_bias = None if bias is None else bias.view(parts.dtype)
-            run(_split(x, inputs), _split_weight(w, problem), real_bias, parts)
+            run(_split(x, inputs), real_bias, parts)
             _join(parts, outputs, y)
+
+        return complex_run
+
+    return adapt
+
+
+def _complex_forward(problem: Problem) -> Adapt:
+    adapt_prepared = _complex_prepared(problem)
+
+    def adapt(run: Run) -> Run:
+        def complex_run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
+            weight = _split_weight(w, problem)
+            adapt_prepared(lambda x, bias, y: run(x, weight, bias, y))(x, bias, y)
 
         return complex_run
 

@@ -14,6 +14,21 @@ Axes = tuple[int, int, int]
 Run = Callable[..., None]
 
 
+class Prepared(NamedTuple):
+    """The forward pass with one array of weights, brought into the kernel's own layout.
+
+    Attributes
+    ----------
+    run : callable
+        ``run(x, bias or None, y)`` gives the bits of ``run(x, w, bias, y)``.
+    nbytes : int
+        Bytes that it holds.
+    """
+
+    run: Run
+    nbytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Bound:
     """A `Run` with what else there is to tell about it.
@@ -24,10 +39,13 @@ class Bound:
         Runs the pass; see `Run`.
     workspace : int
         Bytes of scratch memory that a run takes, with all threads that Numba may start.
+    prepare : callable, optional
+        ``prepare(w)`` packs or transforms weights for many runs of the forward pass; it keeps no reference to `w`.
     """
 
     run: Run
     workspace: int
+    prepare: Callable[[Any], Prepared] | None = None
 
     def __call__(self, *arrays: Any) -> None:
         """Run the pass."""

@@ -27,6 +27,8 @@ CALLS = {
     "grad_input": (fd.grad.conv_transpose2d_input, {"input_size": X.shape, "weight": W, "grad_output": Y}),
     "grad_weight": (fd.grad.conv_transpose2d_weight, {"input": X, "weight_size": W.shape, "grad_output": Y}),
     "grad_bias": (fd.grad.conv_transpose2d_bias, {"grad_output": Y}),
+    "prepare": (fd.prepare, {"weight": W}),
+    "prepared": (fd.prepare(W), {"input": X}),
 }
 
 # Not an array of numbers: value, what the message shows of it, what it says would do.
@@ -111,6 +113,31 @@ WRONG_ARRAYS = {
     "grad_bias": [
         ("grad_output", f32(5), "(5,)", "3 or 4 axes"),
         ("grad_output", f32(1, 2, 3, 7, 8), "(1, 2, 3, 7, 8)", "3 or 4 axes"),
+    ],
+    "prepare": [
+        ("weight", np.array(1, "float32"), "()", "3 to 5 axes (C_in, C_out / groups"),
+        ("weight", f32(1, 1, 1, 1, 1, 1), "(1, 1, 1, 1, 1, 1)", "3 to 5 axes (C_in, C_out / groups"),
+        ("weight", f32(0, 3, 3, 3), "(0, 3, 3, 3)", "no axis of size 0"),
+        ("weight", f32(4, 3, 0, 3), "(4, 3, 0, 3)", "no axis of size 0"),
+        ("weight", f32(3, 0), "(1, 1, 3, 0)", "no axis of size 0"),
+        ("bias", f32(4), "(4,)", "(3,)"),
+        ("bias", f32(3, 1), "(3, 1)", "(3,)"),
+        ("bias", np.ones(3), "bias is float64", ".astype"),
+    ],
+    "prepared": [
+        ("input", f32(5, 6), "(5, 6)", "(C_in, height, width)"),
+        ("input", f32(1, 2, 4, 5, 6), "(1, 2, 4, 5, 6)", "batch axis"),
+        ("input", f32(2, 3, 5, 6), "(4, 3, 3, 3)", "C_in = 3"),
+        ("input", f32(2, 4, 0, 6), "(2, 4, 0, 6)", "no spatial axis of size 0"),
+        ("input", X.astype("float64"), "input is float64", ".astype"),
+        ("out", f32(2, 3, 7, 9), "(2, 3, 7, 9)", "(2, 3, 7, 8)"),
+        ("out", Y.astype("float64"), "<f8", "float32"),
+        ("out", Y.tolist(), "list", "NumPy array"),
+        ("out", np.frombuffer(bytes(Y.nbytes), "f4").reshape(Y.shape), "read-only", "writeable"),
+        ("output_size", 6, "got (6, 6)", "output_size must be from (7, 8) to (7, 8)"),
+        ("output_size", (7.0, 8), "7.0", "output_size must be an int or a tuple of 2 ints"),
+        ("output_size", "78", "'78'", "output_size must be an int or a tuple of 2 ints"),
+        ("output_size", {7}, "{7}", "output_size must be an int or a tuple of 2 ints"),
     ],
 }
 
@@ -205,6 +232,11 @@ OTHER = [
         "asks for output_padding (1, 0)",
         "output_padding is (0, 1); give one",
     ),
+    ("prepare", {"output_padding": 1}, ValueError, "output_padding", "from 0 to max(stride, dilation) - 1"),
+    ("prepare", {"output_padding": 2, "stride": 2}, ValueError, "(2, 2)", "from 0 to max(stride, dilation) - 1"),
+    ("prepare", {"dilation": (1, 2**61)}, ValueError, "output of shape", "64-bit indexing"),
+    ("prepare", {"padding": (0, 2**61)}, ValueError, "input of shape", "64-bit indexing"),
+    ("prepared", {"input": X, "out": X}, ValueError, "(2, 4, 5, 6)", "(2, 3, 7, 8)"),
     ("forward", {"out": X[:, :3]}, ValueError, "(2, 3, 5, 6)", "(2, 3, 7, 8)"),
     ("forward", {"out": X, "weight": f32(4, 4, 1, 1)}, ValueError, "out must not overlap input", "its own"),
     ("forward", {"out": X[::-1], "weight": f32(4, 4, 1, 1)}, ValueError, "out must not overlap input", "its own"),
@@ -256,12 +288,15 @@ BAD_LIMITS = {
 
 def table():
     for name, (_, good) in CALLS.items():
-        for argument in [*(a for a in good if not a.endswith("_size")), *(["bias"] * (name in ("forward", "vjp")))]:
+        for argument in [
+            *(a for a in good if not a.endswith("_size")),
+            *(["bias"] * (name in ("forward", "vjp", "prepare"))),
+        ]:
             for kind, (value, *needles) in (NOT_AN_ARRAY | NONE_TOO if argument != "bias" else NOT_AN_ARRAY).items():
                 yield f"{name}-{argument}-{kind}", name, {argument: value}, TypeError, [argument, *needles]
         for i, (argument, value, *needles) in enumerate(WRONG_ARRAYS[name]):
             yield f"{name}-{argument}-{i}", name, {argument: value}, (TypeError, ValueError), needles
-        if name == "grad_bias":
+        if name in ("grad_bias", "prepared"):
             continue
         for argument in ("stride", "padding", "output_padding", "dilation"):
             rows = BAD_AXES | (LIMITS if argument in ("stride", "dilation") else {})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import fastdeconv as fd
 from fastdeconv.bench.contenders.base import Compute, Contender
 from fastdeconv.bench.operands import LEARNING_RATE, Array, Operands, TimedPass
+from fastdeconv.problem import Problem
 
 
 class Fastdeconv(Contender):
@@ -24,10 +26,7 @@ class Fastdeconv(Contender):
     def compute(self, operands: Operands, pass_: TimedPass) -> Compute:
         """Return a function that computes the pass."""
         p, x, w, gy = operands.problem, operands.x, operands.w, operands.gy
-        parameters: dict[str, Any] = {
-            "stride": p.stride, "padding": p.padding, "output_padding": p.output_padding,
-            "groups": p.groups, "dilation": p.dilation,
-        }  # fmt: skip
+        parameters = _parameters(p)
         forward = getattr(fd, f"conv_transpose{p.ndim}d")
         if pass_ == "forward":
             return lambda: forward(x, w, **parameters)
@@ -50,3 +49,22 @@ class Fastdeconv(Contender):
     def arrays(self, value: Any, operands: Operands, pass_: TimedPass) -> tuple[Array, ...]:
         """Return the result as it is."""
         return value if pass_ == "step" else (value,)
+
+
+class FastdeconvPrepared(Fastdeconv):
+    """fastdeconv with the weight prepared for many calls."""
+
+    name = "fastdeconv_prepared"
+    conditions = "as fastdeconv; weight packed or transformed beforehand, by fd.prepare"
+    passes = ("forward",)
+
+    def compute(self, operands: Operands, pass_: TimedPass) -> Compute:
+        """Return a function that computes the forward pass."""
+        return partial(fd.prepare(operands.w, **_parameters(operands.problem)), operands.x)
+
+
+def _parameters(problem: Problem) -> dict[str, Any]:
+    return {
+        "stride": problem.stride, "padding": problem.padding, "output_padding": problem.output_padding,
+        "groups": problem.groups, "dilation": problem.dilation,
+    }  # fmt: skip

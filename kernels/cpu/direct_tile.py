@@ -29,7 +29,7 @@ from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import add_pairs, add_row
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
-from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Run
+from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared, Run
 
 Array = NDArray[Any]
 
@@ -202,7 +202,7 @@ def _bind(g: Geometry, forward: bool) -> Bound:
     packed_elements = g.groups * blocks * channels * len(taps) * block_rows
     # Where rows of the weight lie closer than channels, a unit takes many at once.
     pack_chunks = blocks if row_step > channel_step else min(blocks, -(-_UNITS // g.groups))
-    pack = planes.pack.launcher(g.dtype, g.groups * pack_chunks, 4 * packed_elements)
+    launch_pack = planes.pack.launcher(g.dtype, g.groups * pack_chunks, 4 * packed_elements)
     tap_weight = frames.ints([t.weight for t in taps])
 
     sizes = frames.part_sizes(g, images)
@@ -212,12 +212,13 @@ def _bind(g: Geometry, forward: bool) -> Bound:
         source_image, out_image = out_image, source_image
     no_bias = np.empty(0, g.dtype)
 
-    def run(source: Array, w: Array, bias: Array | None, out: Array) -> None:
-        packed = workspace.take("packed", packed_elements, g.dtype)
-        pack(
+    def pack(w: Array, packed: Array) -> None:
+        launch_pack(
             w, packed, pack_chunks, blocks, rows, block_rows, channels,
             g.group_in * input_step, channel_step, row_step, len(taps), tap_start, tap_weight,
         )  # fmt: skip
+
+    def run_packed(source: Array, packed: Array, bias: Array | None, out: Array) -> None:
         for first, count in frames.parts(g, images):
             end = first + count
             compute[count].run(
@@ -226,14 +227,26 @@ def _bind(g: Geometry, forward: bool) -> Bound:
                 no_bias if bias is None else bias,
                 out[first * out_image : end * out_image],
             )
+
+    def run(source: Array, w: Array, bias: Array | None, out: Array) -> None:
+        packed = workspace.take("packed", packed_elements, g.dtype)
+        pack(w, packed)
+        run_packed(source, packed, bias, out)
         workspace.keep("packed", packed)
+
+    def prepare(w: Array) -> Prepared:
+        packed = workspace.new(packed_elements, g.dtype)
+        pack(w, packed)
+        return Prepared(lambda x, bias, y: run_packed(x, packed, bias, y), packed.nbytes)
 
     itemsize = np.dtype(g.dtype).itemsize
     scratch = max(
         workspace.total((packed_elements + part.planes) * itemsize, part.buffer * itemsize, part.units)
         for part in compute.values()
     )
-    return Bound(run if forward else lambda gy, w, gx: run(gy, w, None, gx), scratch)
+    if forward:
+        return Bound(run, scratch, prepare)
+    return Bound(lambda gy, w, gx: run(gy, w, None, gx), scratch)
 
 
 def _output_phases(frame: frames.Frame, g: Geometry) -> Axes:

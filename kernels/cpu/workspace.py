@@ -26,6 +26,16 @@ def take(slot: str, elements: int, dtype: str) -> NDArray[Any]:
     buffer: NDArray[np.uint8] | None = _kept.__dict__.pop(slot, None)
     if buffer is None or buffer.size < size + _ALIGNMENT:
         buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    return _aligned(buffer, size, dtype)
+
+
+def new(elements: int, dtype: str) -> NDArray[Any]:
+    """Return an uninitialised vector that starts on a cache line, and that no slot knows of."""
+    size = elements * np.dtype(dtype).itemsize
+    return _aligned(np.empty(size + _ALIGNMENT, np.uint8), size, dtype)
+
+
+def _aligned(buffer: NDArray[np.uint8], size: int, dtype: str) -> NDArray[Any]:
     start = -buffer.__array_interface__["data"][0] % _ALIGNMENT
     return buffer[start : start + size].view(dtype)
 
