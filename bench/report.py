@@ -8,7 +8,8 @@ from fastdeconv.bench.contenders import PEERS
 from fastdeconv.bench.plots import PICTURES
 from fastdeconv.bench.results import OURS, Results, Row
 from fastdeconv.bench.sections import SECTIONS
-from fastdeconv.bench.table import means, milliseconds, notes, section_cells, spread
+from fastdeconv.bench.table import means, notes, section_cells, spread
+from fastdeconv.tuning import milliseconds
 
 _IMAGES = "images"
 

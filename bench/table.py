@@ -6,14 +6,9 @@ from collections.abc import Iterable
 
 from fastdeconv.bench.results import OURS, Results, Row, geometric_mean
 from fastdeconv.bench.timing import Times
+from fastdeconv.tuning import milliseconds
 
 _LAYER, _KERNEL, _OURS, _LEAST = 21, 23, 24, 10
-
-
-def milliseconds(seconds: float) -> str:
-    """Return a time in milliseconds, three digits of it."""
-    value = 1e3 * seconds
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def spread(times: Times) -> str:

@@ -4,6 +4,7 @@
 """
 
 from fastdeconv import grad
+from fastdeconv.autotune import AutotuneResult, autotune
 from fastdeconv.devices import get_device, set_device
 from fastdeconv.explain import Explanation, explain
 from fastdeconv.fit import FitResult, fit_kernel
@@ -23,10 +24,12 @@ from fastdeconv.workspace import get_workspace_limit, set_workspace_limit
 __version__ = "0.1.0"
 
 __all__ = [
+    "AutotuneResult",
     "Explanation",
     "FitResult",
     "PreparedConvTranspose",
     "Problem",
+    "autotune",
     "conv_transpose1d",
     "conv_transpose1d_vjp",
     "conv_transpose2d",

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from fastdeconv.arrays import operand, same_dtype
 from fastdeconv.devices import resolve
-from fastdeconv.dispatch import Plan, plan
+from fastdeconv.dispatch import Plan, choose
 from fastdeconv.kernels.geometry import Run
 from fastdeconv.problem import Pass, Problem, output_padding_for, shown
-from fastdeconv.workspace import get_workspace_limit
+from fastdeconv.tuning import Conditions, conditions
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -50,7 +50,7 @@ def plan_call(
         elif kind is not int and value is not None:
             plain = False
     make = _cached_plan if plain else _make_plan
-    return make(pass_, ndim, input_shape, weight_shape, dtype, arguments, device, algorithm, get_workspace_limit())
+    return make(pass_, ndim, input_shape, weight_shape, dtype, arguments, device, algorithm, conditions())
 
 
 def _make_plan(
@@ -62,7 +62,7 @@ def _make_plan(
     arguments: tuple[Any, ...],
     device: str,
     algorithm: str | None,
-    limit: int | None,
+    under: Conditions,
 ) -> Plan:
     stride, padding, output_padding, groups, dilation, output_size = arguments
     problem = Problem.from_shapes(
@@ -77,7 +77,7 @@ def _make_plan(
         dilation=dilation,
         output_size=output_size,
     )
-    return plan(problem, pass_, device, algorithm, limit)
+    return choose(problem, pass_, device, algorithm, under)
 
 
 _cached_plan = lru_cache(maxsize=4096)(_make_plan)

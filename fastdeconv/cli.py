@@ -21,7 +21,7 @@ _EXTRAS = {"demo": ("images", {"PIL", "matplotlib", "skimage"}), "bench": ("benc
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 for a failure told in one line, 2 for bad usage.
 
-    ``bench`` also returns 1 where a result was wrong.
+    ``bench`` and ``autotune`` also return 1 where a result was wrong.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options, unknown = parser.parse_known_args(arguments)
     options.arguments = list(arguments)
-    if options.command == "explain":
+    if options.command in ("explain", "autotune"):
         # A descriptor begins with flags of its own; what they may be is for its parser to say.
         options.descriptor = " ".join([*unknown, options.descriptor])
     elif unknown:
@@ -107,6 +107,17 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--algorithm", metavar="NAME", help="a kernel's name or the first words of it")
     explain.set_defaults(run=_explain)
 
+    autotune = commands.add_parser(
+        "autotune",
+        help="time every implementation for a problem, and use the fastest from then on",
+        description="Checks and times every implementation that serves the problem on this machine, with the number of "
+        "threads that NUMBA_NUM_THREADS sets. The times are kept beside the compiled kernels, and decide from then on.",
+    )
+    autotune.add_argument("descriptor", metavar="DESCRIPTOR", help="as of explain")
+    autotune.add_argument("--pass", dest="pass_", choices=PASSES, help="one pass only")
+    autotune.add_argument("--rounds", type=int, default=9, metavar="N", help="measurements of each (%(default)s)")
+    autotune.set_defaults(run=_autotune)
+
     bench = commands.add_parser(
         "bench",
         help="time fastdeconv against its peers on this machine",
@@ -147,6 +158,15 @@ def _explain(options: argparse.Namespace) -> None:
         print(fd.explain(options.descriptor, pass_=options.pass_, algorithm=options.algorithm))
     except (TypeError, ValueError) as error:
         raise _CommandError(str(error)) from error
+
+
+def _autotune(options: argparse.Namespace) -> int:
+    try:
+        result = fd.autotune(options.descriptor, pass_=options.pass_, rounds=options.rounds)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _CommandError(str(error)) from error
+    print(result)
+    return 1 if result.wrong else 0
 
 
 def _bench(options: argparse.Namespace) -> int:

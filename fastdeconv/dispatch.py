@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from fastdeconv.kernels.cpu.winograd import products, scratch, weight
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared, Run
 from fastdeconv.lowering import lower, lower_prepared
 from fastdeconv.problem import Pass, Problem
+from fastdeconv.tuning import Conditions, Times, conditions, milliseconds, times_of
 from fastdeconv.workspace import limit_for
 
 TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
@@ -70,6 +71,8 @@ class Plan:
     prepare : callable or None
         In the forward pass, brings a vector of weights into the kernel's own form, and keeps it as it came if there is
         none; see `fastdeconv.kernels.geometry.Prepared`.
+    tuned : str or None
+        The times that `autotune` measured, if they decided.
     """
 
     problem: Problem
@@ -81,26 +84,23 @@ class Plan:
     note: str | None
     workspace: int
     prepare: Callable[[Any], Prepared] | None
+    tuned: str | None = None
 
     def __repr__(self) -> str:
         return f"<Plan {self.pass_} {self.implementation.name} {self.problem}>"
 
 
-@lru_cache(maxsize=1024)
-def plan(
-    problem: Problem, pass_: Pass, device: str = "cpu", algorithm: str | None = None, limit: int | None = None
-) -> Plan:
-    """Choose and bind the implementation for a problem: the first in the table that neither declines nor yields.
+def plan(problem: Problem, pass_: Pass, device: str = "cpu", algorithm: str | None = None) -> Plan:
+    """Choose and bind the implementation for a problem, in the conditions of the moment.
 
-    One that needs more scratch memory than the limit declines too. Where only the reference is left, those that yielded
-    are asked before it, the later ones first.
+    That is the one which `autotune` found fastest, or else the first in the table that neither declines nor yields.
+    One that needs more scratch memory than `set_workspace_limit` allows declines too. Where only the reference is left,
+    those that yielded are asked before it, the later ones first.
 
     Parameters
     ----------
     algorithm : str, optional
-        A kernel's name or the first words of it ("direct"): only those are considered.
-    limit : int, optional
-        Bytes of scratch memory; see `fastdeconv.set_workspace_limit` for what None means.
+        A kernel's name or the first words of it ("direct"): only those are considered, as if nothing was tuned.
 
     Raises
     ------
@@ -109,9 +109,16 @@ def plan(
     ValueError
         No implementation has that name, or all that have it decline; the message says why.
     """
+    return choose(problem, pass_, device, algorithm, conditions())
+
+
+@lru_cache(maxsize=1024)
+def choose(problem: Problem, pass_: Pass, device: str, algorithm: str | None, under: Conditions) -> Plan:
+    """Return the plan under given conditions; see `plan`."""
     native, adapt, note = lower(problem, pass_)
     geometry = geometry_of(native)
-    most = limit_for(geometry, limit)
+    most = limit_for(geometry, under.limit)
+    table = candidates(device, pass_, algorithm)
     last = TABLES[device, pass_][-1]
     declined: dict[str, str] = {}
 
@@ -126,8 +133,18 @@ def plan(
         run = adapt(run.run if isinstance(run, Bound) else run)
         return Plan(problem, pass_, device, candidate, reasons, run, note, needed, prepare)
 
+    if algorithm is None and under.threads and (times := times_of(problem, pass_, under.threads)):
+        for candidate in sorted((i for i in table if i.name in times), key=lambda i: times[i.name]):
+            if candidate.declines(geometry) is None and (chosen := accepted(candidate)) is not None:
+                before = table[: table.index(candidate)]
+                reasons = tuple((i.name, _why_not(i, geometry, times, declined)) for i in before)
+                told = ", ".join(
+                    f"{name} {milliseconds(times[name])} ms" for name in sorted(times, key=times.__getitem__)
+                )
+                return replace(chosen, declined=reasons, tuned=told)
+        declined.clear()
     resorts: list[Implementation] = []
-    for candidate in candidates(device, pass_, algorithm):
+    for candidate in table:
         if candidate is last:
             resorts.insert(0, last)
         elif (reason := candidate.declines(geometry)) is not None:
@@ -142,6 +159,14 @@ def plan(
             return chosen
     told = "; ".join(f"{name}: {reason}" for name, reason in declined.items())
     raise ValueError(f"algorithm {algorithm!r} cannot serve the {pass_} pass of {problem}: {told}")
+
+
+def _why_not(candidate: Implementation, geometry: Geometry, times: Times, declined: dict[str, str]) -> str:
+    if candidate.name in declined:
+        return declined[candidate.name]
+    if candidate.name in times:
+        return f"took {milliseconds(times[candidate.name])} ms when autotune timed it"
+    return candidate.declines(geometry) or candidate.yields(geometry) or "autotune left it out"
 
 
 def _preparation(problem: Problem, bound: Run) -> Callable[[Any], Prepared]:

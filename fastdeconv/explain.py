@@ -10,7 +10,6 @@ from fastdeconv.calls import with_channels
 from fastdeconv.devices import resolve
 from fastdeconv.dispatch import TABLES, Plan, plan
 from fastdeconv.problem import PASSES, IntOrTuple, Pass, Problem, shown
-from fastdeconv.workspace import get_workspace_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,8 @@ class Explanation:
         for chosen in self.plans:
             lines.append(f"{chosen.pass_} on {chosen.device}: {chosen.implementation.name}")
             lines.append(f"  {chosen.implementation.idea}")
+            if chosen.tuned:
+                lines.append(f"  chosen by autotune: {chosen.tuned}")
             if chosen.note:
                 lines.append(f"  {chosen.note}")
             lines.append(f"  each element sums at most {p.accumulation_length(chosen.pass_):,} products")
@@ -107,8 +108,33 @@ def explain(
       not direct_product: a phase has more than one tap
       not needed: reference
     """
-    if pass_ is not None and pass_ not in PASSES:
+    passes, device = passes_of(pass_), resolve(device)
+    described = problem_of(
+        problem, weight, stride, padding, output_padding, groups, dilation, output_size
+    )  # fmt: skip
+    return Explanation(described, tuple(plan(described, each, device, algorithm) for each in passes))
+
+
+def passes_of(pass_: Pass | None) -> tuple[Pass, ...]:
+    """Return the one pass that was asked for, or all."""
+    if pass_ is None:
+        return PASSES
+    if pass_ not in PASSES:
         raise ValueError(f"pass_ must be one of {', '.join(PASSES)}; got {shown(pass_)}")
+    return (pass_,)
+
+
+def problem_of(
+    problem: Any,
+    weight: Any,
+    stride: IntOrTuple,
+    padding: IntOrTuple,
+    output_padding: IntOrTuple,
+    groups: int,
+    dilation: IntOrTuple,
+    output_size: IntOrTuple | None,
+) -> Problem:
+    """Return a problem that is given as one, by its descriptor, or by the arguments of a call; see `explain`."""
     if weight is None:
         described = Problem.parse(problem) if isinstance(problem, str) else problem
         if not isinstance(described, Problem):
@@ -116,22 +142,19 @@ def explain(
                 "problem must be a Problem, a descriptor, or an input array followed by its weight; "
                 f"got {shown(problem)}"
             )
-    else:
-        x, w = operand("input", problem), operand("weight", weight)
-        ndim = max(1, w.ndim if x.ndim == w.ndim and x.ndim < 3 else w.ndim - 2)
-        x_shape, w_shape, _ = with_channels(ndim, x.shape, w.shape)
-        described = Problem.from_shapes(
-            x_shape,
-            w_shape,
-            ndim=min(ndim, 3),
-            dtype=same_dtype(input=x, weight=w),
-            stride=stride,
-            padding=padding,
-            output_padding=output_padding,
-            groups=groups,
-            dilation=dilation,
-            output_size=output_size,
-        )
-    passes = PASSES if pass_ is None else (pass_,)
-    device, limit = resolve(device), get_workspace_limit()
-    return Explanation(described, tuple(plan(described, each, device, algorithm, limit) for each in passes))
+        return described
+    x, w = operand("input", problem), operand("weight", weight)
+    ndim = max(1, w.ndim if x.ndim == w.ndim and x.ndim < 3 else w.ndim - 2)
+    x_shape, w_shape, _ = with_channels(ndim, x.shape, w.shape)
+    return Problem.from_shapes(
+        x_shape,
+        w_shape,
+        ndim=min(ndim, 3),
+        dtype=same_dtype(input=x, weight=w),
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        groups=groups,
+        dilation=dilation,
+        output_size=output_size,
+    )

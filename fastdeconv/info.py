@@ -10,6 +10,7 @@ import llvmlite
 import numba
 import numpy as np
 
+from fastdeconv import tuning
 from fastdeconv.kernels.cpu import cache, host, warm
 from fastdeconv.kernels.cpu.threads import get_num_threads
 
@@ -32,6 +33,7 @@ def report(compile_ahead: bool = False) -> str:
         ("threads", f"{get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}, layer {numba.threading_layer()}"),
         ("CUDA", _cuda()),
         ("cache", _cache()),
+        ("autotune", f"times for {tuning.number_of_entries()} problems, passes and numbers of threads"),
     ]
     if warmed:
         lines.append(("warm", warmed))

@@ -15,7 +15,7 @@ from fastdeconv.devices import resolve
 from fastdeconv.dispatch import Plan, candidates
 from fastdeconv.kernels.geometry import Run
 from fastdeconv.problem import IntOrTuple, Problem, as_axes
-from fastdeconv.workspace import get_workspace_limit
+from fastdeconv.tuning import conditions
 
 Array = NDArray[Any]
 
@@ -109,7 +109,7 @@ class PreparedConvTranspose:
         x = operand("input", input)
         if x.dtype != self._native:
             same_dtype(input=x, weight=self._weight)
-        ready = self._ready.get((x.shape, get_workspace_limit())) if output_size is None else None
+        ready = self._ready.get((x.shape, conditions())) if output_size is None else None
         if ready is None:
             ready = self._prepared(x.shape, output_size)
         ready.used = next(self._clock)
@@ -121,13 +121,13 @@ class PreparedConvTranspose:
         full_shape, _, bare = with_channels(self.ndim, x_shape, self._weight.shape)
         # A bare input or weight whose partner is not bare has the wrong number of axes, and is told so.
         w_shape = self._full_shape if bare else self._weight.shape
-        limit = get_workspace_limit()
+        under = conditions()
         plan = plan_call(
             "forward", self.ndim, full_shape, w_shape, self._dtype, *self._parameters, output_size,
             self._device, self._algorithm,
         )  # fmt: skip
         y_shape = plan.problem.output_shape[1:] if bare else plan.problem.output_shape
-        key = (x_shape, limit) if output_size is None else (x_shape, limit, plan.problem.output_size)
+        key = (x_shape, under) if output_size is None else (x_shape, under, plan.problem.output_size)
         held = self._ready
         ready = held.get(key)
         if ready is None:

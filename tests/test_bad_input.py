@@ -361,6 +361,34 @@ def test_set_workspace_limit(value, error, shown):
     assert fd.get_workspace_limit() is None
 
 
+BAD_TUNING = [
+    ((3,), {}, TypeError, "problem must be", "3"),
+    ((None,), {}, TypeError, "problem must be", "None"),
+    ((X,), {}, TypeError, "problem must be", "followed by its weight"),
+    (("mb1ic3",), {}, ValueError, "lacks iw", "mb1ic3"),
+    (("mb0ic1ih5iw5oc1kh3kw3",), {}, ValueError, "problem must have a batch of at least 1", "mb0ic1"),
+    ((X, f32(3, 3, 3, 3)), {}, ValueError, "weight", "C_in = 4"),
+    ((X, W, "2"), {}, TypeError, "stride must be", "'2'"),
+    ((X, W), {"pass_": "backward"}, ValueError, "pass_ must be one of forward", "'backward'"),
+    ((X, W), {"pass_": 1}, ValueError, "pass_ must be one of forward", "got 1"),
+    ((X, W), {"rounds": 0}, ValueError, "rounds must be at least 1", "got 0"),
+    ((X, W), {"rounds": -3}, ValueError, "rounds must be at least 1", "got -3"),
+    ((X, W), {"rounds": 2.0}, TypeError, "rounds must be an int", "2.0"),
+    ((X, W), {"rounds": None}, TypeError, "rounds must be an int", "None"),
+    ((X, W), {"rounds": True}, TypeError, "rounds must be an int", "True"),
+    ((X, W), {"device": "gpu"}, ValueError, "device must be", "'gpu'"),
+]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(("arguments", "keywords", "error", "needle", "shown"), BAD_TUNING)
+def test_autotune(arguments, keywords, error, needle, shown):
+    with pytest.raises(error) as refusal:
+        fd.autotune(*arguments, **keywords)
+    assert needle in str(refusal.value)
+    assert shown in str(refusal.value)
+
+
 @pytest.mark.quick
 def test_a_device_that_is_not_here():
     for refused in (lambda: fd.set_device("cuda"), lambda: fd.conv_transpose2d(X, W, device="cuda")):

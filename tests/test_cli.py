@@ -44,6 +44,8 @@ def test_version(capsys):
         (["info", "now"], "unrecognized arguments: now"),
         (["explain"], "DESCRIPTOR"),
         (["explain", DESCRIPTOR, "--pass", "backward"], "invalid choice: 'backward'"),
+        (["autotune"], "DESCRIPTOR"),
+        (["autotune", DESCRIPTOR, "--rounds", "many"], "invalid int value: 'many'"),
     ],
 )
 def test_bad_usage(capsys, arguments, message):
@@ -79,6 +81,12 @@ def test_explain_takes_a_descriptor_with_flags_as_it_is_printed(capsys, quoted):
 )
 def test_explain_refuses(capsys, arguments, message):
     assert message in failure(capsys, "explain", *arguments)
+
+
+def test_autotune_refuses(capsys):
+    assert "lacks iw" in failure(capsys, "autotune", "mb1ic3")
+    assert "flag '--dx' is not known" in failure(capsys, "autotune", "--dx", DESCRIPTOR)
+    assert "rounds must be at least 1; got 0" in failure(capsys, "autotune", DESCRIPTOR, "--rounds", "0")
 
 
 def test_info_prints_the_report(capsys):

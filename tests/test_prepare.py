@@ -208,7 +208,7 @@ def test_the_choice_is_that_of_the_moment():
         for limit in (0, None):
             fd.set_workspace_limit(limit)
             same(ready(x), call(p, "forward", x, w))
-            name = plan(p, "forward", limit=limit).implementation.name
+            name = plan(p, "forward").implementation.name
             assert name in repr(ready)
     finally:
         fd.set_workspace_limit(None)

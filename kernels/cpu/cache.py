@@ -59,6 +59,15 @@ def directory() -> tuple[Path | None, str]:
     return path, f"compiled kernels are kept in {path}"
 
 
+def existing() -> Path | None:
+    """Return that directory if it exists and is private; makes none."""
+    root = _root()
+    if root is None:
+        return None
+    path = root / _version()
+    return path if _private(root) and _private(path) else None
+
+
 def _root() -> Path | None:
     if config.CACHE_DIR:
         return Path(config.CACHE_DIR, "fastdeconv").absolute()
@@ -71,6 +80,7 @@ def _root() -> Path | None:
     return Path(base) / "fastdeconv" if os.path.isabs(base) else None
 
 
+@cache
 def _version() -> str:
     """Name the content of every kernel source and what compiles it."""
     digest = hashlib.sha256()
@@ -82,12 +92,12 @@ def _version() -> str:
 
 
 def _private(folder: Path) -> bool:
-    if not hasattr(os, "getuid"):
-        return True
     try:
         status = folder.stat()
     except OSError:
         return False
+    if not hasattr(os, "getuid"):
+        return True
     return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 

@@ -75,6 +75,11 @@ def set_num_threads(n: int) -> None:
     numba.set_num_threads(int(n))
 
 
+def expected() -> int:
+    """Return the number of threads that kernels would use, without starting any."""
+    return int(numba.get_num_threads()) if _layer._is_initialized else int(numba.config.NUMBA_NUM_THREADS)
+
+
 def get_num_threads() -> int:
     """Return the number of threads that kernels use, Numba's own setting."""
     return int(numba.get_num_threads())
