@@ -16,7 +16,7 @@ from fastdeconv.kernels.cpu import (
     direct_tile,
     direct_wide_stride,
 )
-from fastdeconv.kernels.cpu.winograd import products, scratch, weight
+from fastdeconv.kernels.cpu.winograd import products, weight
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared, Run
 from fastdeconv.lowering import lower, lower_prepared
 from fastdeconv.problem import Pass, Problem
@@ -44,8 +44,8 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ("cpu", "weight_grad"): (
         direct_loops.WEIGHT_GRAD,
         direct_long_kernel.WEIGHT_GRAD,
-        scratch.measured(weight.WINOGRAD),
-        scratch.measured(weight.DIRECT),
+        weight.WINOGRAD,
+        weight.DIRECT,
         direct_dot.WEIGHT_GRAD,
         reference.WEIGHT_GRAD,
     ),

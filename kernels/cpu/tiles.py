@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastdeconv.kernels.cpu.host import REGISTERS
-from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer, switch
+from fastdeconv.kernels.cpu.vectors import Vectors, call_once_compiled, index, loop, pointer, switch
 
 OUTER_ROWS = 8 if REGISTERS == 32 else 6
 INNER_ROWS = 4 if REGISTERS == 32 else 3
@@ -152,50 +152,67 @@ def inner_tile(
 @intrinsic
 def product_tile(
     typing_context: Any,
-    rows: Any, depth: Any,
-    left: Any, left_at: Any, left_step: Any,
-    right: Any, right_at: Any,
-    tile: Any, tile_at: Any, add: Any,
+    shape: Any, depth: Any,
+    left: Any, left_at: Any, left_row: Any, left_step: Any,
+    right: Any, right_at: Any, right_step: Any,
+    tile: Any, tile_at: Any, tile_row: Any, add: Any,
 ) -> Any:  # fmt: skip
-    """Compute ``tile[m, q] = Σ_k left[k·left_step + m] · right[k, q]`` over `depth` k, and add to the tile if `add`.
+    """Compute ``tile[m·tile_row + q] = Σ_k left[m·left_row + k·left_step] · right[k·right_step + q]`` over `depth` k.
 
-    ``PRODUCT_SHAPES[shape]`` tells the rows, and the vectors in a row of right and tile.
+    ``PRODUCT_SHAPES[shape]`` tells the rows m, and the vectors that q runs over. If `add`, what is in the tile already
+    is added.
     """
     integer = types.int64
-    signature = types.void(integer, integer, left, integer, integer, right, integer, tile, integer, types.boolean)
+    signature = types.void(
+        integer, integer, left, integer, integer, integer, right, integer, integer, tile, integer, integer,
+        types.boolean,
+    )  # fmt: skip
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        shape, depth, left, left_at, left_step, right, right_at, tile, tile_at, add = arguments
+        shape, depth, left, left_at, row, step, right, right_at, right_step, tile, tile_at, tile_row, add = arguments
         types_ = signature.args
-        vectors = Vectors(builder, types_[2].dtype)
         left_base = pointer(context, builder, types_[2], left, left_at)
-        right_base = pointer(context, builder, types_[5], right, right_at)
-        tile_base = pointer(context, builder, types_[7], tile, tile_at)
-
-        def emit(which: int) -> None:
-            count, columns = PRODUCT_SHAPES[which]
-
-            def body(k: Any, sums: list[Any]) -> list[Any]:
-                at = builder.mul(k, index(columns * vectors.lanes))
-                x = [vectors.load(right_base, builder.add(at, index(r * vectors.lanes))) for r in range(columns)]
-                panel = builder.mul(k, left_step)
-                updated = []
-                for m in range(count):
-                    w = vectors.broadcast(left_base, builder.add(panel, index(m)))
-                    updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
-                return updated
-
-            sums = loop(builder, depth, [vectors.zero] * (count * columns), body)
-            places = [index(i * vectors.lanes) for i in range(len(sums))]
-            with builder.if_else(add) as (then, otherwise):
-                with then:
-                    for value, place in zip(sums, places):
-                        vectors.store(builder.fadd(vectors.load(tile_base, place), value), tile_base, place)
-                with otherwise:
-                    for value, place in zip(sums, places):
-                        vectors.store(value, tile_base, place)
-
-        switch(builder, shape, range(len(PRODUCT_SHAPES)), emit)
+        right_base = pointer(context, builder, types_[6], right, right_at)
+        tile_base = pointer(context, builder, types_[9], tile, tile_at)
+        values = [
+            shape, depth, left_base, row, step, right_base, right_step, tile_base, tile_row,
+            builder.zext(add, index(0).type),
+        ]  # fmt: skip
+        call_once_compiled(builder, "product_tile", types_[2].dtype, values, _product_tile)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _product_tile(vectors: Vectors, arguments: list[Any]) -> None:
+    shape, depth, left, row, step, right, right_step, tile, tile_row, add = arguments
+    builder, lanes = vectors.builder, vectors.lanes
+    adding = builder.icmp_signed("!=", add, index(0))
+
+    def emit(which: int) -> None:
+        rows, columns = PRODUCT_SHAPES[which]
+        lefts = [builder.gep(left, [builder.mul(row, index(m))]) for m in range(rows)]
+
+        def body(k: Any, sums: list[Any]) -> list[Any]:
+            at = builder.mul(k, right_step)
+            x = [vectors.load(right, builder.add(at, index(r * lanes))) for r in range(columns)]
+            here = builder.mul(k, step)
+            updated = []
+            for m in range(rows):
+                w = vectors.broadcast(lefts[m], here)
+                updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
+            return updated
+
+        sums = loop(builder, depth, [vectors.zero] * (rows * columns), body)
+        places = [
+            builder.add(builder.mul(tile_row, index(m)), index(r * lanes)) for m in range(rows) for r in range(columns)
+        ]
+        with builder.if_else(adding) as (then, otherwise):
+            with then:
+                for value, place in zip(sums, places):
+                    vectors.store(builder.fadd(vectors.load(tile, place), value), tile, place)
+            with otherwise:
+                for value, place in zip(sums, places):
+                    vectors.store(value, tile, place)
+
+    switch(builder, shape, range(len(PRODUCT_SHAPES)), emit)

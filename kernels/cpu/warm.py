@@ -12,11 +12,11 @@ from fastdeconv.kernels.cpu import (
     planes,
 )
 from fastdeconv.kernels.cpu.jit import Kernel
-from fastdeconv.kernels.cpu.winograd import panels, products, weight
+from fastdeconv.kernels.cpu.winograd import products, tiles, weight
 
 _MODULES = (
     direct_dot, direct_long_kernel, direct_loops, direct_phases, direct_tile, direct_wide_stride, planes,
-    panels, products, weight,
+    products, tiles, weight,
 )  # fmt: skip
 
 

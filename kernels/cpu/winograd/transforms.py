@@ -34,6 +34,8 @@ _MATRICES: tuple[Matrix, ...] = (
     *(_transposed(m) for m in (_B, _G2, _G3, _A3, _A2)),
 )  # fmt: skip
 _TRANSPOSED = 5
+# Added to a transform's number, it adds to what is there: windows of the transposed input transform overlap.
+OVERLAPPING = 16
 
 # The transform for each number of taps.
 INPUT = {1: 0, 2: 1, 3: 1}
@@ -48,18 +50,27 @@ def transposed(transforms: dict[int, int]) -> dict[int, int]:
 
 @intrinsic
 def combine(
-    typing_context: Any, which: Any, source: Any, source_at: Any, source_step: Any,
-    target: Any, target_at: Any, target_step: Any, count: Any,
+    typing_context: Any, which: Any,
+    source: Any, source_at: Any, source_step: Any, source_next: Any,
+    target: Any, target_at: Any, target_step: Any, target_next: Any, count: Any,
 ) -> Any:  # fmt: skip
-    """Do ``target[i·target_step + l] = Σ_j matrix[i][j] · source[j·source_step + l]`` for `count` vectors of l."""
+    """Do ``target[v·target_next + i·target_step] = Σ_j matrix[i][j] · source[v·source_next + j·source_step]``.
+
+    All elements are vectors; v runs over `count` of them, in order. What an overlapping transform finds in the target is
+    added.
+    """
     integer = types.int64
-    signature = types.void(integer, source, integer, integer, target, integer, integer, integer)
+    signature = types.void(
+        integer, source, integer, integer, integer, target, integer, integer, integer, integer
+    )
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        which, source, source_at, source_step, target, target_at, target_step, count = arguments
+        which, source, source_at, source_step, source_next, target, target_at, target_step, target_next, count = (
+            arguments
+        )
         source_base = pointer(context, builder, signature.args[1], source, source_at)
-        target_base = pointer(context, builder, signature.args[4], target, target_at)
-        values = [which, source_base, source_step, target_base, target_step, count]
+        target_base = pointer(context, builder, signature.args[5], target, target_at)
+        values = [which, source_base, source_step, source_next, target_base, target_step, target_next, count]
         call_once_compiled(builder, "combine", signature.args[1].dtype, values, _combine)
         return context.get_dummy_value()
 
@@ -67,25 +78,27 @@ def combine(
 
 
 def _combine(vectors: Vectors, arguments: list[Any]) -> None:
-    which, source, source_step, target, target_step, count = arguments
+    which, source, source_step, source_next, target, target_step, target_next, count = arguments
     builder = vectors.builder
 
     def emit(number: int) -> None:
-        matrix = _MATRICES[number]
+        matrix = _MATRICES[number % OVERLAPPING]
+        inputs = [builder.mul(source_step, index(j)) for j in range(len(matrix[0]))]
+        outputs = [builder.mul(target_step, index(i)) for i in range(len(matrix))]
 
         def body(v: Any, carried: list[Any]) -> list[Any]:
-            at = builder.mul(v, index(vectors.lanes))
-            x = [
-                vectors.load(source, builder.add(at, builder.mul(source_step, index(j)))) for j in range(len(matrix[0]))
-            ]
-            for i, row in enumerate(matrix):
-                place = builder.add(at, builder.mul(target_step, index(i)))
-                vectors.store(_sum(builder, vectors, row, x), target, place)
+            at, to = builder.mul(v, source_next), builder.mul(v, target_next)
+            x = [vectors.load(source, builder.add(at, place)) for place in inputs]
+            for row, place in zip(matrix, outputs):
+                value = _sum(builder, vectors, row, x)
+                if number >= OVERLAPPING:
+                    value = builder.fadd(vectors.load(target, builder.add(to, place)), value)
+                vectors.store(value, target, builder.add(to, place))
             return carried
 
         loop(builder, count, [], body)
 
-    switch(builder, which, range(len(_MATRICES)), emit)
+    switch(builder, which, [*range(len(_MATRICES)), OVERLAPPING + _TRANSPOSED + 1], emit)
 
 
 def _sum(builder: Any, vectors: Vectors, row: tuple[float, ...], x: list[Any]) -> Any:

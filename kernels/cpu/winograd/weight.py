@@ -1,17 +1,18 @@
 """Weight gradient: ``gw = Gᵀ [(Aᵀ gy) (B x)ᵀ]``, summed over tiles; matrices as in `transforms`.
 
 For each of the transforms' points, one matrix product over tiles: rows are input channels, columns are (block of output
-channels, phase, output channel), so that a unit holds whole kernels and writes them where they lie side by side.
+channels, phase, channel), so that a unit holds whole kernels and writes them where they lie side by side.
 
-Memory: transformed tiles with channels side by side, those of x (group, point, pack of rows, tile, row), those of gy
-(group, point, panel of columns, tile, column), so that both are read in order · sums of one unit (point, row, column).
-Parallel over packs of rows and blocks of output channels; no unit touches another's part of the weight. Parts of the
-tiles are added in their order. A NaN or Inf reaches the whole kernel between the channels that hold it.
+Memory: transformed tiles as in `tiles`, in packs that are the rows or the columns of a unit, so that both are read in
+order · sums of one unit (point, row, column).
+Parallel over packs of rows and of columns; no unit touches another's part of the weight. Parts of the tiles are added in
+their order. A NaN or Inf reaches the whole kernel between the channels that hold it.
 
 Ladder, measured in docs/decisions/0006-winograd.md:
 1. Inner products along tiles: a register tile adds up its lanes for every few tiles that a small image has.
 2. Outer products along channels: tiles are transposed in registers after their transform.
 3. Lanes along output channels, whose kernels lie side by side: along input channels every sum missed the caches.
+4. Lanes are channels from the start: rows are transposed in registers instead of gathered.
 """
 
 from __future__ import annotations
@@ -24,237 +25,211 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu.columns import to_rows
 from fastdeconv.kernels.cpu.frame import merged
-from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.rows import scatter, transpose
+from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
-from fastdeconv.kernels.cpu.winograd import cost, transforms
+from fastdeconv.kernels.cpu.winograd import cost, tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
-from fastdeconv.kernels.cpu.winograd.panels import SIDE, filler, gather_transformed, largest, places, side, transform
-from fastdeconv.kernels.cpu.winograd.products import PACK, PANELS, RUN, UNITS, tap_table
-from fastdeconv.kernels.geometry import Geometry, Implementation, Run
+from fastdeconv.kernels.cpu.winograd.products import RUN, TILES, UNITS
+from fastdeconv.kernels.cpu.winograd.tiles import SIDE, tile_units
+from fastdeconv.kernels.cpu.winograd.transforms import combine
+from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, kernels
+from fastdeconv.kernels.geometry import Bound, Geometry, Implementation, Run
 
 Array = NDArray[Any]
 
 SUMS = np.dtype(
     [
-        ("rows", "i8"),  # input channels of a group
-        ("pack", "i8"),  # of those side by side
-        ("packs", "i8"),
-        ("channels", "i8"),  # output channels of a group
-        ("block", "i8"),  # of those in a unit
-        ("blocks", "i8"),
-        ("phases", "i8"),
-        ("taps", "i8", (3,)),
-        ("points", "i8", (3,)),
-        ("transform", "i8", (3,)),
-        ("kernel_taps", "i8"),
         ("shape", "i8"),  # of a register tile, in `PRODUCT_SHAPES`
         ("height", "i8"),  # its rows
-        ("width", "i8"),  # its columns, those of a panel
-        ("columns", "i8"),  # of a unit, whole panels
-        ("lanes", "i8"),
-        ("run", "i8"),  # products of a running total
+        ("width", "i8"),  # its columns
+        ("packs", "i8"),  # of rows
+        ("blocks", "i8"),  # packs of columns
+        ("rows", "i8"),  # of a unit's sums, whole register tiles
+        ("columns", "i8"),
+        ("point_step", "i8"),
     ]
 )
 
 # Sums of a unit, in bytes.
 _SUMS = 512 << 10
+# Rows of a unit, in bytes of a tile.
+_ROWS = 256
 
 
-@kernel("T[]", "T[]", SIDE, "int[]", "int", "int")
-def transposed_units(
-    lo: int, hi: int, array: Any, tiles: Any, layout: Any, offsets: Any, first: int, chunks: int
+@device_function
+def transform_sums(
+    p: Any, sums: Any, at: int, point_step: int, planes: Any, rows: Any, kernels: Any
 ) -> None:
-    """Transform one of `chunks` ranges of rows of one group in a vector of tiles, and put rows side by side.
-
-    Rows are (block of channels, phase, channel). In the layout, ``row_step`` is the rows side by side and
-    ``panel_step`` the elements of those of all tiles.
-    """
-    p = layout[0]
-    lanes = p.width
-    elements = p.elements[0] * p.elements[1] * p.elements[2]
-    points = p.points[0] * p.points[1] * p.points[2]
-    phases = p.phases[0] * p.phases[1] * p.phases[2]
-    rows = (p.channels + p.block - 1) // p.block * p.block * phases
-    squares = (rows + lanes - 1) // lanes
-    half = largest(p) * lanes
-    scratch = np.empty(2 * half, array.dtype)
-    tile = np.empty(elements * lanes, array.dtype)
-    square = np.zeros(points * lanes * lanes, array.dtype)
-    table = np.empty(phases * elements * lanes, np.int64)
-    built = -1
-    for unit in range(lo, hi):
-        chunk = unit % chunks
-        rest = unit // chunks
-        g, panel = rest % p.groups, rest // p.groups
-        if panel != built:
-            places(table, p, offsets, first + panel)
-            built = panel
-        for first_row in range(squares * chunk // chunks * lanes, squares * (chunk + 1) // chunks * lanes, lanes):
-            for row in range(first_row, min(rows, first_row + lanes)):
-                f = row // p.block % phases
-                c = row // (p.block * phases) * p.block + row % p.block
-                if c < p.channels:
-                    gather_transformed(p, p.elements, p.points, 1, lanes,
-                                       array, (g * p.channels + c) * p.plane, table, f * elements * lanes,
-                                       square, (row - first_row) * lanes, lanes * lanes,
-                                       tile, scratch, half)  # fmt: skip
-            at = g * p.group_step + first_row // p.row_step * p.panel_step + first_row % p.row_step
-            for point in range(points):
-                transpose(tiles, at + point * p.point_step + panel * lanes * p.row_step, p.row_step,
-                          square, point * lanes * lanes)  # fmt: skip
+    """Transform the sums of one input channel and one vector of output channels to a vector for each tap."""
+    lanes = p.lanes
+    k1, k2 = p.kernel[1], p.kernel[2]
+    points0, points1, points2 = p.points[0], p.points[1], p.points[2]
+    zero_row(kernels, 0, p.kernel[0] * k1 * k2 * lanes)
+    for f0 in range(p.phases[0]):
+        zero_row(planes, 0, points0 * k1 * k2 * lanes)
+        for p0 in range(points0):
+            for f1 in range(p.phases[1]):
+                for f2 in range(p.phases[2]):
+                    f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
+                    combine(p.transform[2], sums, at + f * lanes + p0 * points1 * points2 * point_step, point_step,
+                            points2 * point_step, rows, 0, lanes, p.taps[2] * lanes, points1)  # fmt: skip
+                    to = (p0 * k1 + p.first_tap[1, f1]) * k2 + p.first_tap[2, f2]
+                    combine(p.transform[1], rows, 0, p.taps[2] * lanes, lanes,
+                            planes, to * lanes, p.tap_step[1] * k2 * lanes, p.tap_step[2] * lanes,
+                            p.taps[2])  # fmt: skip
+        combine(p.transform[0], planes, 0, k1 * k2 * lanes, lanes, kernels, p.first_tap[0, f0] * k1 * k2 * lanes,
+                p.tap_step[0] * k1 * k2 * lanes, lanes, k1 * k2)  # fmt: skip
 
 
-@kernel("T[]", "T[]", "T[]", SUMS, SIDE, SIDE, "int[]", "int")
+@kernel("T[]", "T[]", "T[]", SUMS, KERNELS, SIDE, SIDE, "int", "int")
 def weight_units(
-    lo: int, hi: int, x: Any, gy: Any, out: Any, layout: Any, rows: Any, columns: Any, taps: Any, tiles: int
-) -> None:
-    """Add a part of the tiles to the kernels between one pack of input and one block of output channels of a group."""
-    p, left, right = layout[0], rows[0], columns[0]
-    width, pack = p.width, p.pack
-    points = p.points[0] * p.points[1] * p.points[2]
-    elements = p.taps[0] * p.taps[1] * p.taps[2]
-    panels = p.columns // width
-    sums = np.empty(points * pack * p.columns, out.dtype)
-    kernels = np.empty(elements * width, out.dtype)
-    scratch = np.empty(2 * points * width, out.dtype)
-    table = np.empty(panels * elements * width, np.int64)
+    lo: int, hi: int, x: Any, gy: Any, out: Any, layout: Any, shape: Any, rows: Any, columns: Any,
+    count: int, adding: int,
+) -> None:  # fmt: skip
+    """Sum `count` tiles for the kernels between one pack of input and one of output channels of a group."""
+    p, w, left, right = layout[0], shape[0], rows[0], columns[0]
+    lanes = w.lanes
+    points = w.points[0] * w.points[1] * w.points[2]
+    phases = w.phases[0] * w.phases[1] * w.phases[2]
+    taps = w.kernel[0] * w.kernel[1] * w.kernel[2]
+    sums = np.empty(points * p.point_step, out.dtype)
+    buffer = np.empty((3, kernel_elements(w)), out.dtype)
+    zeros = np.zeros(lanes, out.dtype)
     for unit in range(lo, hi):
         block = unit % p.blocks
         rest = unit // p.blocks
-        i, g = rest % p.packs, rest // p.packs
-        present, channels = min(pack, p.rows - i * pack), min(p.block, p.channels - block * p.block)
+        pack, g = rest % p.packs, rest // p.packs
         for point in range(points):
-            left_at = g * left.group_step + point * left.point_step + i * left.panel_step
-            for panel in range(panels):
-                right_at = g * right.group_step + point * right.point_step + (block * panels + panel) * right.panel_step
-                at = (panel * points + point) * pack * width
-                for k in range(0, tiles, p.run):
-                    run = min(p.run, tiles - k)
-                    for m in range(0, present, p.height):
-                        product_tile(p.shape, run, x, left_at + k * pack + m, pack, gy, right_at + k * width,
-                                     sums, at + m * width, k > 0)  # fmt: skip
-        for panel in range(panels):
-            for e in range(elements):
-                for lane in range(width):
-                    f, c = (panel * width + lane) // p.block, (panel * width + lane) % p.block
-                    place = c * p.kernel_taps + taps[f * elements + e]
-                    table[(panel * elements + e) * width + lane] = place if c < channels else -1
-        for m in range(present):
-            at = ((g * p.rows + i * pack + m) * p.channels + block * p.block) * p.kernel_taps
-            for panel in range(panels):
-                transform(p, p.points, p.taps, width // p.lanes, width,
-                          sums, (panel * points * pack + m) * width, pack * width,
-                          kernels, 0, width, scratch, points * width)  # fmt: skip
-                scatter(out, at, table, panel * elements * width, kernels, 0, out.dtype.type(0), True,
-                        elements * width)  # fmt: skip
-
-
-def bind(g: Geometry) -> Run:
-    """Return the function that runs the pass."""
-    g = merged(g)
-    parts = groups(g)
-    assert not isinstance(parts, str)
-    adds = [_group(g, group) for group in parts]
-
-    def run(x: Array, gy: Array, gw: Array) -> None:
-        gw[:] = 0
-        for add in adds:
-            add(x, gy, gw)
-
-    return run
+            left_at = g * left.group_step + point * left.point_step + pack * left.pack_step
+            right_at = g * right.group_step + point * right.point_step + block * right.pack_step
+            for k in range(0, count, RUN):
+                run = min(RUN, count - k)
+                for c in range(0, right.pack, p.width):
+                    for m in range(0, left.pack, p.height):
+                        product_tile(p.shape, run, x, left_at + k * left.pack + m, 1, left.pack,
+                                     gy, right_at + k * right.pack + c, right.pack,
+                                     sums, point * p.point_step + m * p.columns + c, p.columns, k > 0)  # fmt: skip
+        first = block * (right.pack // (phases * lanes))
+        for m in range(min(left.pack, left.channels - pack * left.pack)):
+            for b in range(first, min(right.blocks, first + right.pack // (phases * lanes))):
+                transform_sums(w, sums, m * p.columns + (b - first) * phases * lanes, p.point_step,
+                               buffer[0], buffer[1], buffer[2])  # fmt: skip
+                at = ((g * left.channels + pack * left.pack + m) * right.channels + b * lanes) * taps
+                to_rows(out, at, taps, min(lanes, right.channels - b * lanes), buffer[2], 0, zeros, 0, taps,
+                        adding > 0)  # fmt: skip
 
 
 class _Shape(NamedTuple):
-    """The tiles of a product: those of registers, their rows and columns; rows of a pack, channels of a block."""
+    """The tiles of a product: those of registers, their rows and columns; rows and columns of a unit."""
 
     register: int
     height: int
     width: int
-    pack: int
-    block: int
+    rows: int
+    columns: int
 
 
-def _shape(rows: int, channels: int, phases: int, points: int, others: int, dtype: str) -> _Shape:
-    """Return the shape with the least work; `others` are units beside packs and blocks."""
+def _shape(row_vectors: int, blocks: int, phases: int, points: int, others: int, dtype: str) -> _Shape:
+    """Return the shape with the least work; `others` are units beside packs of rows and of columns."""
     lanes, itemsize = host.lanes(dtype), np.dtype(dtype).itemsize
+    most_rows = max(1, min(row_vectors, _ROWS // (lanes * itemsize)))
 
     def shapes() -> Iterator[tuple[float, _Shape]]:
         for register, (height, vectors) in enumerate(PRODUCT_SHAPES):
-            width = vectors * lanes
-            columns = math.lcm(phases, width)
-            block = columns // phases
-            blocks = -(-channels // block)
-            step = math.lcm(lanes, height)
-            most = max(step, min(PACK // itemsize, _SUMS // (points * columns * itemsize)))
-            wanted = max(-(-rows // most), min(-(-UNITS // (others * blocks)), -(-rows // step)))
-            pack = -(-rows // (wanted * step)) * step
-            # Beside a product a cycle, a row of each side comes from the second cache for every tile.
-            work = -(-rows // height) * height * blocks * columns
-            yield work * (1 + (vectors + 1) / (height * vectors)), _Shape(register, height, width, pack, block)
+            for beside in range(1, blocks + 1):
+                columns = -(-beside * phases // vectors) * vectors * lanes
+                if beside > 1 and points * lanes * columns * itemsize > _SUMS:
+                    break
+                for deep in range(1, most_rows + 1):
+                    rows = -(-deep * lanes // height) * height
+                    units = others * -(-row_vectors // deep) * -(-blocks // beside)
+                    if deep > 1 and points * rows * columns * itemsize > _SUMS:
+                        break
+                    # Beside a product a cycle, rows and columns come from the second cache for each register tile, and
+                    # from a far one for each unit.
+                    work = units * rows * columns
+                    work *= 1 + (vectors + 1) / (height * vectors) + 4 / rows + 4 / columns + 4 / (min(units, UNITS) * UNITS)
+                    yield work, _Shape(register, height, vectors * lanes, deep * lanes, beside * phases * lanes)
 
     return min(shapes())[1]
 
 
-def _group(g: Geometry, group: Group) -> Run:
+def bind(g: Geometry) -> Bound:
+    """Return the function that runs the pass."""
+    g = merged(g)
+    parts = groups(g)
+    assert not isinstance(parts, str)
+    made = [_group(g, group) for group in parts]
+    x_bytes, gy_bytes, private, units = (max(values) for values in zip(*(needs for _, *needs in made)))
+
+    def run(x: Array, gy: Array, gw: Array) -> None:
+        for number, (add, *_) in enumerate(made):
+            add(x, gy, gw, number)
+
+    return Bound(run, workspace.total(x_bytes + gy_bytes, private, units))
+
+
+def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
+    """Return what adds the products of one group, the bytes of tiles of x and gy and of each thread, and its units."""
     phases = math.prod(len(s.phases) for s in group)
     points = math.prod(s.points for s in group)
-    tiles = g.batch * math.prod(s.tiles for s in group)
     lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
-    shape = _shape(g.group_in, g.group_out, phases, points, g.groups, g.dtype)
-    packs, blocks = -(-g.group_in // shape.pack), -(-g.group_out // shape.block)
-    columns = shape.block * phases
+    gy, gy_origins = tiles.side(g, group, True, transforms.transposed(transforms.OUTPUT))
+    wide = int(gy["wide"][0])
+    x, x_origins = tiles.side(g, group, False, transforms.INPUT, wide)
+    row_vectors, blocks = int(x["blocks"][0]), int(gy["blocks"][0])
+    shape = _shape(row_vectors, blocks, phases, points, g.groups, g.dtype)
 
-    far = points * (packs * shape.pack + blocks * columns) * g.groups * itemsize  # bytes of a tile
-    all_vectors = -(-tiles // lanes)
-    most = max(1, min(all_vectors, PANELS // (far * lanes)))
-    most = -(-all_vectors // -(-all_vectors // most))  # parts of equal size
+    far = points * (tiles.depth(x) + tiles.depth(gy)) * g.groups * itemsize * wide  # bytes of a strip
+    strips = tiles.all_strips(gy)
+    most = max(1, min(strips, TILES // far))
+    most = -(-strips // -(-strips // most))  # parts of equal size
+    # The last register tiles may reach past the last rows and columns.
+    beyond = shape.height + shape.width
+    x_elements = tiles.lay_out(x, most, shape.rows) + beyond
+    gy_elements = tiles.lay_out(gy, most, shape.columns) + beyond
 
-    x, x_offsets = side(g, group, False, transforms.INPUT, lanes, lanes)
-    gy, gy_offsets = side(g, group, True, transforms.transposed(transforms.OUTPUT), lanes, lanes)
-    gy["block"] = shape.block
-    for layout, beside, count in ((x, shape.pack, packs), (gy, shape.width, blocks * columns // shape.width)):
-        layout["row_step"], layout["panel_step"] = beside, most * lanes * beside
-        # Points apart by a power of two would share cache sets.
-        layout["point_step"] = count * layout["panel_step"] + 5 * lanes
-        layout["group_step"] = points * layout["point_step"]
-    x_elements, gy_elements = (int(g.groups * side["group_step"][0]) for side in (x, gy))
-
-    record = np.zeros(1, SUMS)
+    rows, columns = (-(-n // of) * of for n, of in ((shape.rows, shape.height), (shape.columns, shape.width)))
+    packs, unit_blocks = (-(-tiles.depth(side) // int(side["pack"][0])) for side in (x, gy))
+    layout = np.zeros(1, SUMS)
     for name, value in {
-        "rows": g.group_in, "pack": shape.pack, "packs": packs, "channels": g.group_out, "block": shape.block,
-        "blocks": blocks, "phases": phases, "taps": [s.taps for s in group], "points": [s.points for s in group],
-        "transform": [transforms.transposed(transforms.WEIGHT)[s.taps] for s in group], "kernel_taps": g.taps,
-        "shape": shape.register, "height": shape.height, "width": shape.width, "columns": columns, "lanes": lanes,
-        "run": RUN,
+        "shape": shape.register, "height": shape.height, "width": shape.width, "packs": packs,
+        "blocks": unit_blocks, "rows": rows, "columns": columns, "point_step": rows * columns + 5 * lanes,
     }.items():  # fmt: skip
-        record[name] = value
-    taps = tap_table(g, group)
+        layout[name] = value
+    weights = kernels(g, group, True)
+    weights["transform"] = [transforms.transposed(transforms.WEIGHT)[s.taps] for s in group]
+
     work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
-    multiply = weight_units.launcher(g.dtype, g.groups * packs * blocks, work)
-    fills = {
-        count: (
-            filler(transposed_units, g.dtype, x, x_offsets, count),
-            filler(transposed_units, g.dtype, gy, gy_offsets, count),
+    units = g.groups * packs * unit_blocks
+    multiply = weight_units.launcher(g.dtype, units, work)
+
+    def filler(side: NDArray[np.void], count: int) -> Any:
+        return tile_units.launcher(
+            g.dtype, count * g.groups * int(side["blocks"][0]), 8 * points * tiles.depth(side) * count * wide
         )
-        for count in {most, all_vectors % most}
-        if count
-    }
 
-    def run(array: Array, gradient: Array, out: Array) -> None:
-        x_tiles = workspace.take("panels", x_elements, g.dtype)
-        gy_tiles = workspace.take("gradient_panels", gy_elements, g.dtype)
-        for first in range(0, all_vectors, most):
-            count = min(most, all_vectors - first)
+    fills = {count: (filler(x, count), filler(gy, count)) for count in {most, strips % most} if count}
+
+    def run(array: Array, gradient: Array, out: Array, adding: int) -> None:
+        x_tiles = workspace.take("tiles", x_elements, g.dtype)
+        gy_tiles = workspace.take("gradient_tiles", gy_elements, g.dtype)
+        for first in range(0, strips, most):
+            count = min(most, strips - first)
             fill_x, fill_gy = fills[count]
-            fill_x(array, x_tiles, first)
-            fill_gy(gradient, gy_tiles, first)
-            multiply(x_tiles, gy_tiles, out, record, x, gy, taps, count * lanes)
-        workspace.keep("panels", x_tiles)
-        workspace.keep("gradient_panels", gy_tiles)
+            fill_x(array, x_tiles, x, x_origins, first)
+            fill_gy(gradient, gy_tiles, gy, gy_origins, first)
+            multiply(x_tiles, gy_tiles, out, layout, weights, x, gy, count * wide, adding + first)
+        workspace.keep("tiles", x_tiles)
+        workspace.keep("gradient_tiles", gy_tiles)
 
-    return run
+    private = itemsize * points * int(layout["point_step"][0])
+    private += itemsize * lanes * (2 * g.taps * points + points)
+    private = max(private, tiles.private(x, itemsize), tiles.private(gy, itemsize))
+    return run, x_elements * itemsize, gy_elements * itemsize, private, max(units, most * tiles.depth(gy) // lanes)
 
 
 WINOGRAD = Implementation(

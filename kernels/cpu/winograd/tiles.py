@@ -1,0 +1,216 @@
+"""From arrays to transformed tiles: what the products of all three passes read.
+
+Tiles are cut into strips: those that follow one another along a row. A unit of work reads the rows under a strip for one
+block of channels, as many as a vector has lanes, turns them to columns (`..columns`), and transforms vectors: one lane is
+one channel. Nothing depends on how tiles lie but where columns are read.
+
+Transformed tiles lie as (group, point, pack of channels, tile, channel of the pack). Channels are padded with zeros to
+whole blocks; where tiles have phases, those of a block follow one another: (block, phase, lane).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeconv.kernels.cpu import host
+from fastdeconv.kernels.cpu.columns import to_columns
+from fastdeconv.kernels.cpu.frame import Ints, ints
+from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.rows import zero_row
+from fastdeconv.kernels.cpu.winograd.axes import Group
+from fastdeconv.kernels.cpu.winograd.transforms import combine
+from fastdeconv.kernels.geometry import Geometry
+
+SIDE = np.dtype(
+    [
+        ("lanes", "i8"),
+        ("batch", "i8"),
+        ("groups", "i8"),
+        ("channels", "i8"),  # of one group
+        ("blocks", "i8"),  # of those
+        ("size", "i8", (3,)),  # of the array
+        ("plane", "i8"),  # elements of a channel
+        ("phases", "i8", (3,)),
+        ("tiles", "i8", (3,)),  # of one image
+        ("wide", "i8"),  # tiles of a strip
+        ("strips", "i8"),  # of a row of tiles
+        ("elements", "i8", (3,)),  # of a tile in the array
+        ("points", "i8", (3,)),
+        ("transform", "i8", (3,)),
+        ("stride", "i8", (3,)),  # from one element of a tile to the next
+        ("hop", "i8", (3,)),  # from one tile to the next
+        ("table", "i8", (3,)),  # where the origins of each axis start
+        ("first", "i8", (3,)),  # origin of the phase that comes first
+        ("span", "i8", (3,)),  # elements under the tiles of all phases that begin together
+        ("columns", "i8"),  # elements under a strip
+        ("pack", "i8"),  # channels of a pack, phases included
+        ("tile_step", "i8"),
+        ("pack_step", "i8"),
+        ("point_step", "i8"),
+        ("group_step", "i8"),
+    ]
+)
+
+# Columns under a strip, at most, so that the rows under it stay in the second-level cache.
+_COLUMNS = 512
+
+
+def side(g: Geometry, group: Group, output: bool, which: dict[int, int], wide: int = 0) -> tuple[NDArray[np.void], Ints]:
+    """Describe how tiles of a group lie in the input or the output, and where the first tile of each phase begins.
+
+    `which` tells the transform by the number of taps, `wide` the tiles of a strip if they are not to be chosen. How
+    transformed tiles lie is the caller's to fill in.
+    """
+    layout = np.zeros(1, SIDE)
+    size = g.output if output else g.input
+    origins: list[int] = []
+    for axis, segment in enumerate(group):
+        stride = (g.output[axis] if g.input[axis] == 1 else g.stride[axis]) if output else 1
+        starts = [stride * p.start + p.residue for p in segment.phases] if output else [segment.first]
+        elements = segment.outputs if output else segment.points
+        for name, value in {
+            "table": len(origins), "phases": len(starts), "tiles": segment.tiles, "elements": elements,
+            "points": segment.points, "transform": which[segment.taps], "stride": stride,
+            "hop": stride * segment.outputs, "first": min(starts),
+            "span": max(starts) - min(starts) + stride * (elements - 1) + 1,
+        }.items():  # fmt: skip
+            layout[name][0, axis] = value
+        origins += starts
+    tiles, hop, span = group[2].tiles, int(layout["hop"][0, 2]), int(layout["span"][0, 2])
+    if not wide:
+        strips = -(-tiles // max(1, (_COLUMNS - span) // hop + 1))
+        wide = -(-tiles // strips)
+    channels, lanes = g.group_out if output else g.group_in, host.lanes(g.dtype)
+    for name, value in {
+        "lanes": lanes, "batch": g.batch, "groups": g.groups, "channels": channels, "blocks": -(-channels // lanes),
+        "size": size, "plane": math.prod(size), "wide": wide, "strips": -(-tiles // wide),
+        "columns": span + hop * (wide - 1),
+    }.items():  # fmt: skip
+        layout[name] = value
+    return layout, ints(origins)
+
+
+def lay_out(layout: NDArray[np.void], strips: int, pack: int, skew: int = 0) -> int:
+    """Fill in how transformed tiles of so many strips lie, and return their elements.
+
+    `pack` is the channels of a pack, phases included; its rows are `skew` elements longer, which are not used.
+    """
+    lanes, tiles = int(layout["lanes"][0]), strips * int(layout["wide"][0])
+    layout["pack"], layout["tile_step"] = pack, pack + skew
+    layout["pack_step"] = tiles * (pack + skew)
+    # Points apart by a power of two would share cache sets.
+    layout["point_step"] = -(-depth(layout) // pack) * layout["pack_step"] + 5 * lanes
+    layout["group_step"] = math.prod(layout["points"][0].tolist()) * layout["point_step"]
+    return int(layout["groups"][0] * layout["group_step"][0])
+
+
+def depth(layout: NDArray[np.void]) -> int:
+    """Return the channels of one group, padded to whole vectors, with their phases."""
+    return int(layout["blocks"][0] * layout["lanes"][0]) * math.prod(layout["phases"][0].tolist())
+
+
+def all_strips(layout: NDArray[np.void]) -> int:
+    """Return the strips of a whole batch."""
+    tiles = layout["tiles"][0].tolist()
+    return int(layout["batch"][0] * layout["strips"][0]) * tiles[0] * tiles[1]
+
+
+@device_function
+def place(p: Any, strip: int) -> tuple[int, int, int, int]:
+    """Return the image of a strip, and its first tile on each axis."""
+    t2 = strip % p.strips * p.wide
+    line = strip // p.strips
+    t1 = line % p.tiles[1]
+    line //= p.tiles[1]
+    return line // p.tiles[0], line % p.tiles[0], t1, t2
+
+
+@device_function
+def read_rows(
+    p: Any, array: Any, plane: int, channels: int, slice_: int, row: int, column: int, begin: int, end: int,
+    target: Any, at: int,
+) -> None:  # fmt: skip
+    """Turn the columns ``begin .. end - 1`` of the rows under a strip to vectors, those outside the array to zeros."""
+    height, width, pitch = p.span[1], p.size[2], (end - begin) * p.lanes
+    if slice_ < 0 or slice_ >= p.size[0] or pitch <= 0:
+        zero_row(target, at, height * max(0, pitch))
+        return
+    top, bottom = min(max(0, -row), height), max(0, min(height, p.size[1] - row))
+    start = plane + (slice_ * p.size[1] + row) * width + begin
+    if end - begin == width:  # one run of whole rows
+        to_columns(target, at + top * pitch, array, start + top * width, p.plane, channels, (bottom - top) * width)
+    else:
+        for i in range(top, bottom):
+            to_columns(target, at + i * pitch, array, start + i * width, p.plane, channels, end - begin)
+    zero_row(target, at, top * pitch)
+    zero_row(target, at + max(top, bottom) * pitch, (height - max(top, bottom)) * pitch)
+
+
+@kernel("T[]", "T[]", SIDE, "int[]", "int")
+def tile_units(lo: int, hi: int, array: Any, tiles: Any, layout: Any, origins: Any, first: int) -> None:
+    """Transform one block of channels of one group in one strip, counted from the first."""
+    p = layout[0]
+    lanes, blocks = p.lanes, p.groups * p.blocks
+    points0, points1, points2 = p.points[0], p.points[1], p.points[2]
+    pitch = p.columns * lanes
+    slice_size = p.span[1] * pitch
+    # A block of columns may end after the last one; zeros that follow are written later.
+    rows = np.empty(p.elements[0] * slice_size + lanes * lanes, array.dtype)
+    mixed = np.empty(points0 * slice_size if p.transform[0] else 0, array.dtype)
+    lines = np.zeros(points1 * pitch, array.dtype)
+    for unit in range(lo, hi):
+        block = unit % blocks
+        g, b = block // p.blocks, block % p.blocks
+        strip = unit // blocks
+        n, t0, t1, t2 = place(p, first + strip)
+        count = min(p.wide, p.tiles[2] - t2)
+        column = p.first[2] + t2 * p.hop[2]
+        begin = min(max(0, column), p.size[2])
+        end = max(begin, min(p.size[2], column + p.columns))
+        inside, size = (end - begin) * lanes, p.span[1] * (end - begin) * lanes
+        left = (begin - column) * lanes if end > begin else pitch
+        plane = (n * p.groups * p.channels + g * p.channels + b * lanes) * p.plane
+        present = min(lanes, p.channels - b * lanes)
+        for line in range(points1):
+            zero_row(lines, line * pitch, left)
+            zero_row(lines, line * pitch + left + inside, pitch - left - inside)
+        for f0 in range(p.phases[0]):
+            for e0 in range(p.elements[0]):
+                i0 = origins[p.table[0] + f0] + t0 * p.hop[0] + e0 * p.stride[0]
+                read_rows(p, array, plane, present, i0, p.first[1] + t1 * p.hop[1], column, begin, end,
+                          rows, e0 * size)  # fmt: skip
+            source = rows
+            if p.transform[0]:
+                combine(p.transform[0], rows, 0, size, lanes, mixed, 0, size, lanes, size // lanes)
+                source = mixed
+            for p0 in range(points0):
+                for f1 in range(p.phases[1]):
+                    row = origins[p.table[1] + f1] - p.first[1]
+                    combine(p.transform[1], source, p0 * size + row * inside, p.stride[1] * inside, lanes,
+                            lines, left, pitch, lanes, end - begin)  # fmt: skip
+                    for f2 in range(p.phases[2]):
+                        f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
+                        k = (b * p.phases[0] * p.phases[1] * p.phases[2] + f) * lanes
+                        at = (g * p.group_step + p0 * points1 * points2 * p.point_step
+                              + k // p.pack * p.pack_step + k % p.pack + strip * p.wide * p.tile_step)  # fmt: skip
+                        start = (origins[p.table[2] + f2] - p.first[2]) * lanes
+                        for p1 in range(points1):
+                            to = at + p1 * points2 * p.point_step
+                            combine(p.transform[2], lines, p1 * pitch + start, p.stride[2] * lanes, p.hop[2] * lanes,
+                                    tiles, to, p.point_step, p.tile_step, count)  # fmt: skip
+                            for t in range(count, p.wide):
+                                for p2 in range(points2):
+                                    zero_row(tiles, to + p2 * p.point_step + t * p.tile_step, lanes)
+
+
+def private(layout: NDArray[np.void], itemsize: int) -> int:
+    """Return the bytes that each thread needs to transform tiles, or to transform products back."""
+    p = layout[0]
+    lanes, columns = int(p["lanes"]), int(p["columns"])
+    slices = int(max(p["elements"][0], p["points"][0]) + p["points"][0]) * int(p["span"][1])
+    lines = int(p["points"][0] * p["points"][1])
+    return itemsize * lanes * ((slices + lines) * columns + lanes)
