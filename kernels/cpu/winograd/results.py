@@ -55,10 +55,10 @@ def write_rows(
                 while i + many < height and row_marks[i + many]:
                     many += 1
             to, of = start + i * width + column + j, at + i * pitch + (column + j - begin) * lanes
-            if run > 2:
+            if run * many > 2:
                 to_rows(array, to, p.plane, channels, source, of, extra, extra_at, run * many, add)
             else:  # phases of other groups lie between
-                for v in range(run):
+                for v in range(run * many):
                     for c in range(channels):
                         value = source[of + v * lanes + c] + extra[extra_at + c]
                         if add:
