@@ -73,9 +73,7 @@ def to_rows(
     whole vectors.
     """
     integer = types.int64
-    signature = types.void(
-        array, integer, integer, integer, columns, integer, extra, integer, integer, types.boolean
-    )
+    signature = types.void(array, integer, integer, integer, columns, integer, extra, integer, integer, types.boolean)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, array_at, step, channels, columns, columns_at, extra, extra_at, count, add = arguments
@@ -138,7 +136,7 @@ def _by_blocks(
 
 
 def _transposed(vectors: Vectors, rows: list[Any]) -> list[Any]:
-    """Return the transpose of a square of vectors: blocks off the diagonal change places, of one lane, two, four, …"""
+    """Return the transpose of a square of vectors: blocks off the diagonal change places, of 1 lane, then 2, 4, 8."""
     lanes = vectors.lanes
     rows = list(rows)
     distance = 1

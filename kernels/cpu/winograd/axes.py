@@ -18,6 +18,7 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
+from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.geometry import Geometry
 
@@ -25,8 +26,11 @@ from fastdeconv.kernels.geometry import Geometry
 OUTPUTS = {1: 1, 2: 3, 3: 2}
 # More combined phases than this need tables out of proportion.
 MOST_PHASES = 64
-# What a transformed weight costs, in multiplications by it (decision 0006).
-WEIGHT = 48
+
+# What things cost, in multiplications of one core at its peak, fitted to float32 on a Zen 4 (decision 0006): a product
+# between transforms, a transformed element of the input or the output's gradient, one of the products on its way back,
+# a transformed weight. With several groups: a part of a row of the output, and an element with others' in between.
+PRODUCT, OPERAND, RESULT, WEIGHT, ROW, APART = 1.12, 30, 20, 35, 1000, 250
 
 
 class Phase(NamedTuple):
@@ -73,12 +77,28 @@ def groups(g: Geometry) -> tuple[Group, ...] | str:
     if (phases := math.prod(sum(len(s.phases) for s in ways[0]) for ways in axes)) > MOST_PHASES:
         return f"{phases} phases are more than {MOST_PHASES}, and need tables out of proportion"
     plans = [tuple((a, b, c) for a, b, c in itertools.product(*ways)) for ways in itertools.product(*axes)]
-    return min(plans, key=lambda plan: sum(_cost(group, g.batch) for group in plan) * (100 + len(plan)))
+    return min(plans, key=lambda plan: plan_cost(g, plan, True))
 
 
-def _cost(group: Group, batch: int) -> int:
-    """Return the products of a group for a pair of channels, and what its weights' transform costs beside them."""
-    return math.prod(s.points * len(s.phases) for s in group) * (batch * math.prod(s.tiles for s in group) + WEIGHT)
+def plan_cost(g: Geometry, plan: tuple[Group, ...], forward: bool) -> float:
+    """Return what a pass costs with a plan, in multiplications; forward, groups write between each other's outputs."""
+    cost, lanes = 0.0, host.lanes(g.dtype)
+    for group in plan:
+        points, phases, tiles, outputs = (
+            math.prod(values) for values in zip(*((s.points, len(s.phases), s.tiles, s.outputs) for s in group))
+        )
+        tiles *= g.batch
+        rows, channels = (-(-n // lanes) * lanes for n in (g.group_in, g.group_out))
+        columns = channels * phases
+        cost += points * tiles * (PRODUCT * rows * columns + OPERAND * rows + RESULT * columns)
+        cost += points * WEIGHT * rows * columns
+        if forward and len(plan) > 1:
+            last = group[2]
+            parts = tiles * outputs * columns / (last.tiles * last.outputs)
+            cost += ROW * parts / len(last.phases)
+            if len(last.phases) < min(g.stride[2], g.output[2]):
+                cost += APART * tiles * outputs * columns
+    return g.groups * cost
 
 
 def declines(g: Geometry, transformed: bool) -> str | None:

@@ -1,12 +1,12 @@
 """Forward pass and input gradient: batched matrix products between transforms.
 
 Forward: ``y = A [(G w) (B x)]``; input gradient: ``gx = Bᵀ [(G w)ᵀ (Aᵀ gy)]``. Matrices A, B, G act on each axis
-(`transforms`); for each of their points, one matrix product over channels multiplies tiles and weights. Forward: columns
-are (block of output channels, phase, channel), depth is input channels. Input gradient: columns are input channels, depth
-is (block of output channels, phase, channel), and tiles that share inputs add up.
+(`transforms`); for each of their points, one matrix product over channels multiplies tiles and weights. Forward:
+columns are (block of output channels, phase, channel), depth is input channels. Input gradient: columns are input
+channels, depth is (block of output channels, phase, channel), and tiles that share inputs add up.
 
-Memory: transformed tiles as in `tiles` · weights of one unit (point, panel of columns, depth, column), those of one point
-in the second-level cache while tiles pass by · products of one unit (point, tile, column).
+Memory: transformed tiles as in `tiles` · weights of one unit (point, panel of columns, depth, column), those of one
+point in the second-level cache while tiles pass by · products of one unit (point, tile, column).
 Parallel over blocks of channels of the result, and over ranges of strips where they write apart; no unit touches
 another's output. A NaN or Inf reaches every output of the tiles that hold it, and what it adds up to there may be NaN.
 Rounding is that of the largest sums of a tile.
@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
-from fastdeconv.kernels.cpu.frame import Ints, merged
-from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.frame import merged
+from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import cost, tiles, transforms
@@ -81,8 +81,9 @@ def store_units(lo: int, hi: int, weight: Any, stored: Any, layout: Any, shape: 
     buffer = np.empty((3, kernel_elements(w)), weight.dtype)
     for unit in range(lo, hi):
         g, first = unit // p.blocks, unit % p.blocks * p.block
-        transform_kernels(w, weight, g, first, p.block, stored, unit * w.points[0] * w.points[1] * w.points[2] * p.pitch,
-                          p.depth, p.width, p.pitch, buffer[0], buffer[1], buffer[2])  # fmt: skip
+        at = unit * w.points[0] * w.points[1] * w.points[2] * p.pitch
+        transform_kernels(w, weight, g, first, p.block, stored, at, p.depth, p.width, p.pitch,
+                          buffer[0], buffer[1], buffer[2])  # fmt: skip
 
 
 @kernel("T[]", "T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, KERNELS, SIDE, SIDE, "int[]", "int", "int", "int", "int")
@@ -245,9 +246,7 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
     wide = int(output["wide"][0])
     inner, inner_origins = tiles.side(g, group, False, into if forward else back, wide)
     source, target = (inner, output) if forward else (output, inner)
-    source_origins, target_origins = (
-        (inner_origins, output_origins) if forward else (output_origins, inner_origins)
-    )
+    source_origins, target_origins = (inner_origins, output_origins) if forward else (output_origins, inner_origins)
     strips = tiles.all_strips(output)
     blocks = int(target["blocks"][0])
     row_phases = phases if forward else 1
@@ -283,7 +282,9 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
 
     def launchers(count: int) -> tuple[Any, Any, int]:
         parts = min(splits, count)
-        fill = tile_units.launcher(g.dtype, count * g.groups * int(source["blocks"][0]), 8 * points * depth * count * wide)
+        fill = tile_units.launcher(
+            g.dtype, count * g.groups * int(source["blocks"][0]), 8 * points * depth * count * wide
+        )
         return fill, product_units.launcher(g.dtype, g.groups * unit_blocks * parts, work), parts
 
     calls = {count: launchers(count) for count in {most, strips % most} if count}
@@ -302,7 +303,7 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
         for first in range(0, strips, most):
             count = min(most, strips - first)
             fill, multiply, parts = calls[count]
-            fill(array, panels, source, source_origins, first)
+            fill(array, panels, source, source_origins, first, count)
             multiply(
                 panels, w, kept, bias, out, products, layout, weights, source, target, target_origins,
                 first, count, parts, min(adding, 1) if first else adding,

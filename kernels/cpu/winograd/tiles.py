@@ -1,8 +1,8 @@
 """From arrays to transformed tiles: what the products of all three passes read.
 
-Tiles are cut into strips: those that follow one another along a row. A unit of work reads the rows under a strip for one
-block of channels, as many as a vector has lanes, turns them to columns (`..columns`), and transforms vectors: one lane is
-one channel. Nothing depends on how tiles lie but where columns are read.
+Tiles are cut into strips: those that follow one another along a row. A unit of work reads the rows under a strip for
+one block of channels, as many as a vector has lanes, turns them to columns (`..columns`), and transforms vectors: one
+lane is one channel. Nothing depends on how tiles lie but where columns are read.
 
 Transformed tiles lie as (group, point, pack of channels, tile, channel of the pack). Channels are padded with zeros to
 whole blocks; where tiles have phases, those of a block follow one another: (block, phase, lane).
@@ -59,7 +59,9 @@ SIDE = np.dtype(
 _COLUMNS = 512
 
 
-def side(g: Geometry, group: Group, output: bool, which: dict[int, int], wide: int = 0) -> tuple[NDArray[np.void], Ints]:
+def side(
+    g: Geometry, group: Group, output: bool, which: dict[int, int], wide: int = 0
+) -> tuple[NDArray[np.void], Ints]:
     """Describe how tiles of a group lie in the input or the output, and where the first tile of each phase begins.
 
     `which` tells the transform by the number of taps, `wide` the tiles of a strip if they are not to be chosen. How
@@ -72,13 +74,13 @@ def side(g: Geometry, group: Group, output: bool, which: dict[int, int], wide: i
         stride = (g.output[axis] if g.input[axis] == 1 else g.stride[axis]) if output else 1
         starts = [stride * p.start + p.residue for p in segment.phases] if output else [segment.first]
         elements = segment.outputs if output else segment.points
-        for name, value in {
+        for name, number in {
             "table": len(origins), "phases": len(starts), "tiles": segment.tiles, "elements": elements,
             "points": segment.points, "transform": which[segment.taps], "stride": stride,
             "hop": stride * segment.outputs, "first": min(starts),
             "span": max(starts) - min(starts) + stride * (elements - 1) + 1,
         }.items():  # fmt: skip
-            layout[name][0, axis] = value
+            layout[name][0, axis] = number
         origins += starts
     tiles, hop, span = group[2].tiles, int(layout["hop"][0, 2]), int(layout["span"][0, 2])
     if not wide:
@@ -110,13 +112,13 @@ def lay_out(layout: NDArray[np.void], strips: int, pack: int, skew: int = 0) -> 
 
 def depth(layout: NDArray[np.void]) -> int:
     """Return the channels of one group, padded to whole vectors, with their phases."""
-    return int(layout["blocks"][0] * layout["lanes"][0]) * math.prod(layout["phases"][0].tolist())
+    return int(layout["blocks"][0] * layout["lanes"][0]) * math.prod(map(int, layout["phases"][0]))
 
 
 def all_strips(layout: NDArray[np.void]) -> int:
     """Return the strips of a whole batch."""
-    tiles = layout["tiles"][0].tolist()
-    return int(layout["batch"][0] * layout["strips"][0]) * tiles[0] * tiles[1]
+    lines = math.prod(map(int, layout["tiles"][0, :2]))
+    return int(layout["batch"][0] * layout["strips"][0]) * lines
 
 
 @device_function
@@ -126,7 +128,8 @@ def place(p: Any, strip: int) -> tuple[int, int, int, int]:
     line = strip // p.strips
     t1 = line % p.tiles[1]
     line //= p.tiles[1]
-    return line // p.tiles[0], line % p.tiles[0], t1, t2
+    n: int = line // p.tiles[0]
+    return n, line % p.tiles[0], t1, t2
 
 
 @device_function
@@ -150,11 +153,11 @@ def read_rows(
     zero_row(target, at + max(top, bottom) * pitch, (height - max(top, bottom)) * pitch)
 
 
-@kernel("T[]", "T[]", SIDE, "int[]", "int")
-def tile_units(lo: int, hi: int, array: Any, tiles: Any, layout: Any, origins: Any, first: int) -> None:
-    """Transform one block of channels of one group in one strip, counted from the first."""
+@kernel("T[]", "T[]", SIDE, "int[]", "int", "int")
+def tile_units(lo: int, hi: int, array: Any, tiles: Any, layout: Any, origins: Any, first: int, strips: int) -> None:
+    """Transform one block of channels of one group in one of some strips, counted from the first."""
     p = layout[0]
-    lanes, blocks = p.lanes, p.groups * p.blocks
+    lanes = p.lanes
     points0, points1, points2 = p.points[0], p.points[1], p.points[2]
     pitch = p.columns * lanes
     slice_size = p.span[1] * pitch
@@ -163,9 +166,9 @@ def tile_units(lo: int, hi: int, array: Any, tiles: Any, layout: Any, origins: A
     mixed = np.empty(points0 * slice_size if p.transform[0] else 0, array.dtype)
     lines = np.zeros(points1 * pitch, array.dtype)
     for unit in range(lo, hi):
-        block = unit % blocks
+        # Strip after strip of the same planes, so that what is read next is known early.
+        strip, block = unit % strips, unit // strips
         g, b = block // p.blocks, block % p.blocks
-        strip = unit // blocks
         n, t0, t1, t2 = place(p, first + strip)
         count = min(p.wide, p.tiles[2] - t2)
         column = p.first[2] + t2 * p.hop[2]

@@ -56,13 +56,11 @@ def combine(
 ) -> Any:  # fmt: skip
     """Do ``target[v·target_next + i·target_step] = Σ_j matrix[i][j] · source[v·source_next + j·source_step]``.
 
-    All elements are vectors; v runs over `count` of them, in order. What an overlapping transform finds in the target is
-    added.
+    All elements are vectors; v runs over `count` of them, in order. What an overlapping transform finds in the target
+    is added.
     """
     integer = types.int64
-    signature = types.void(
-        integer, source, integer, integer, integer, target, integer, integer, integer, integer
-    )
+    signature = types.void(integer, source, integer, integer, integer, target, integer, integer, integer, integer)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         which, source, source_at, source_step, source_next, target, target_at, target_step, target_next, count = (

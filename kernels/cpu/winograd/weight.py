@@ -5,8 +5,8 @@ channels, phase, channel), so that a unit holds whole kernels and writes them wh
 
 Memory: transformed tiles as in `tiles`, in packs that are the rows or the columns of a unit, so that both are read in
 order · sums of one unit (point, row, column).
-Parallel over packs of rows and of columns; no unit touches another's part of the weight. Parts of the tiles are added in
-their order. A NaN or Inf reaches the whole kernel between the channels that hold it.
+Parallel over packs of rows and of columns; no unit touches another's part of the weight. Parts of the tiles are added
+in their order. A NaN or Inf reaches the whole kernel between the channels that hold it.
 
 Ladder, measured in docs/decisions/0006-winograd.md:
 1. Inner products along tiles: a register tile adds up its lanes for every few tiles that a small image has.
@@ -32,7 +32,7 @@ from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import cost, tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
-from fastdeconv.kernels.cpu.winograd.products import RUN, TILES, UNITS
+from fastdeconv.kernels.cpu.winograd.products import RUN, TILES
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE, tile_units
 from fastdeconv.kernels.cpu.winograd.transforms import combine
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, kernels
@@ -60,9 +60,7 @@ _ROWS = 256
 
 
 @device_function
-def transform_sums(
-    p: Any, sums: Any, at: int, point_step: int, planes: Any, rows: Any, kernels: Any
-) -> None:
+def transform_sums(p: Any, sums: Any, at: int, point_step: int, planes: Any, rows: Any, kernels: Any) -> None:
     """Transform the sums of one input channel and one vector of output channels to a vector for each tap."""
     lanes = p.lanes
     k1, k2 = p.kernel[1], p.kernel[2]
@@ -148,10 +146,9 @@ def _shape(row_vectors: int, blocks: int, phases: int, points: int, others: int,
                     units = others * -(-row_vectors // deep) * -(-blocks // beside)
                     if deep > 1 and points * rows * columns * itemsize > _SUMS:
                         break
-                    # Beside a product a cycle, rows and columns come from the second cache for each register tile, and
-                    # from a far one for each unit.
-                    work = units * rows * columns
-                    work *= 1 + (vectors + 1) / (height * vectors) + 4 / rows + 4 / columns + 4 / (min(units, UNITS) * UNITS)
+                    # Beside a product a cycle, rows and columns come from a far cache for each unit; few units leave
+                    # threads idle.
+                    work = units * rows * columns * (1 + 4 / rows + 4 / columns + 1 / units)
                     yield work, _Shape(register, height, vectors * lanes, deep * lanes, beside * phases * lanes)
 
     return min(shapes())[1]
@@ -220,8 +217,8 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
         for first in range(0, strips, most):
             count = min(most, strips - first)
             fill_x, fill_gy = fills[count]
-            fill_x(array, x_tiles, x, x_origins, first)
-            fill_gy(gradient, gy_tiles, gy, gy_origins, first)
+            fill_x(array, x_tiles, x, x_origins, first, count)
+            fill_gy(gradient, gy_tiles, gy, gy_origins, first, count)
             multiply(x_tiles, gy_tiles, out, layout, weights, x, gy, count * wide, adding + first)
         workspace.keep("tiles", x_tiles)
         workspace.keep("gradient_tiles", gy_tiles)

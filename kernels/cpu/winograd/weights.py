@@ -1,12 +1,11 @@
 """Transformed weights, as the products of the forward pass and the input gradient read them.
 
-The kernels between one channel and a block of others, as many as a vector has lanes, lie a constant step apart: they are
-turned to one vector for each tap, and these are transformed. Lanes are channels of the result.
+The kernels between one channel and a block of others, as many as a vector has lanes, lie a constant step apart: they
+are turned to one vector for each tap, and these are transformed. Lanes are channels of the result.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -64,7 +63,8 @@ def kernels(g: Geometry, group: Group, forward: bool) -> NDArray[np.void]:
 def kernel_elements(p: Any) -> int:
     """Return the elements of the largest buffer between weights and their transform."""
     taps = p.kernel[0] * p.kernel[1] * p.kernel[2]
-    return max(taps + p.lanes, p.points[0] * p.kernel[1] * p.kernel[2], p.points[1] * max(p.kernel[2], 4)) * p.lanes
+    vectors: int = max(taps + p.lanes, p.points[0] * p.kernel[1] * p.kernel[2], p.points[1] * max(p.kernel[2], 4))
+    return vectors * int(p.lanes)
 
 
 @device_function
