@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdeconv import memory
 from fastdeconv.arrays import operand, same_dtype
 from fastdeconv.devices import resolve
 from fastdeconv.dispatch import Plan, choose
 from fastdeconv.kernels.geometry import Run
+from fastdeconv.layouts import from_vector, to_vector
 from fastdeconv.problem import Pass, Problem, output_padding_for, shown
 from fastdeconv.tuning import Conditions, conditions
 
@@ -95,8 +97,7 @@ def with_channels(ndim: int, activation: Shape, weight: Shape) -> tuple[Shape, S
 
 def run(p: Plan, a: Array, b: Array, out: Array, *bias: Array | None) -> Array:
     """Run a plan on two arrays of any strides (and a bias, in the forward pass), and return `out`."""
-    # Unlike reshape, ravel returns adjacent elements whatever the strides: a view if they are that already.
-    return into(p.run, out, a.ravel(), b.ravel(), *bias)
+    return into(p.run, out, to_vector(a), to_vector(b), *bias)
 
 
 def into(run: Run, out: Array, *vectors: Array | None) -> Array:
@@ -104,9 +105,9 @@ def into(run: Run, out: Array, *vectors: Array | None) -> Array:
     if out.flags.carray:
         run(*vectors, np.asarray(out).ravel())
     else:
-        packed = np.empty(out.size, out.dtype)
+        packed = memory.empty((out.size,), out.dtype)
         run(*vectors, packed)
-        out[...] = packed.reshape(out.shape)
+        from_vector(packed, out)
     return out
 
 

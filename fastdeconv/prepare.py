@@ -14,6 +14,7 @@ from fastdeconv.calls import check_bias, into, plan_call, with_channels
 from fastdeconv.devices import resolve
 from fastdeconv.dispatch import Plan, candidates
 from fastdeconv.kernels.geometry import Run
+from fastdeconv.layouts import to_vector
 from fastdeconv.problem import IntOrTuple, Problem, as_axes
 from fastdeconv.tuning import conditions
 
@@ -115,7 +116,7 @@ class PreparedConvTranspose:
         ready.used = next(self._clock)
         y_shape = ready.y_shape
         y = memory.empty(y_shape, x.dtype) if out is None else result(out, y_shape, self._dtype, input=x)
-        return into(ready.run, y, x.ravel(), self._bias) if y.size else y
+        return into(ready.run, y, to_vector(x), self._bias) if y.size else y
 
     def _prepared(self, x_shape: tuple[int, ...], output_size: Any) -> _Ready:
         full_shape, _, bare = with_channels(self.ndim, x_shape, self._weight.shape)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdeconv import memory
 from fastdeconv.arrays import operand, same_dtype
 from fastdeconv.functional import conv_transpose2d
 from fastdeconv.problem import as_int
@@ -48,7 +49,8 @@ def conv2d_transpose(
     padding : "SAME", "VALID", or 4 pairs (before, after) in the order of `data_format`
         The padding of the forward convolution, with (0, 0) for batch and channels.
     data_format : {"NHWC", "NCHW"}
-        "NHWC" costs one transposing copy of each array: the kernels take channels first.
+        "NHWC" costs one transposing copy of each array, at about the speed of any copy: the kernels take channels
+        first.
     name : str, optional
         Has no effect; part of TensorFlow's signature.
     device, algorithm
@@ -93,6 +95,9 @@ def conv2d_transpose(
     extents = tuple(d * (k - 1) + 1 for d, k in zip(dilation, w.shape[2:]))
     groups, size = _read_output_shape(output_shape, x.shape, w.shape, data_format, bare)
     rows, columns = _windows(size, x.shape[2:], extents, stride, padding, data_format)
+    out = None
+    if channels_last and rows.whole and columns.whole:
+        out = memory.empty((x.shape[0], *size, groups * w.shape[1]), x.dtype).transpose(0, 3, 1, 2)
     y = conv_transpose2d(
         x,
         w,
@@ -101,6 +106,7 @@ def conv2d_transpose(
         output_padding=(rows.output_padding, columns.output_padding),
         groups=groups,
         dilation=dilation,
+        out=out,
         device=device,
         algorithm=algorithm,
     )
@@ -114,6 +120,7 @@ class _Window(NamedTuple):
     padding: int
     output_padding: int
     crop: slice
+    whole: bool  # nothing is cropped
 
 
 def _windows(
@@ -150,7 +157,8 @@ def _window(size: int, least: int, before: int, stride: int) -> _Window:
     # Symmetric padding gives `least - 2·padding + output_padding`; what lies beyond on either side is cropped.
     output_padding = size - (least - 2 * before)
     front = max(0, output_padding - (stride - 1))
-    return _Window(before - front, max(0, output_padding - front), slice(front, front + size))
+    whole = front == 0 <= output_padding
+    return _Window(before - front, max(0, output_padding - front), slice(front, front + size), whole)
 
 
 def _check_operands(x: Array, f: Array, data_format: str) -> None:

@@ -45,7 +45,7 @@ def _to_columns(vectors: Vectors, arguments: list[Any]) -> None:
     builder, lanes = vectors.builder, vectors.lanes
 
     def store(at: Any, rows: list[Any]) -> None:
-        for j, value in enumerate(_transposed(vectors, rows)):
+        for j, value in enumerate(transposed(vectors, rows)):
             vectors.store(value, target, builder.add(builder.mul(at, index(lanes)), index(j * lanes)))
 
     def whole(at: Any) -> None:
@@ -96,7 +96,7 @@ def _to_rows(vectors: Vectors, arguments: list[Any]) -> None:
         def rows(at: Any) -> list[tuple[Any, Any]]:
             first = builder.mul(at, index(lanes))
             pixels = [vectors.load(source, builder.add(first, index(j * lanes))) for j in range(lanes)]
-            values = _transposed(vectors, [builder.fadd(pixel, extra) for pixel in pixels])
+            values = transposed(vectors, [builder.fadd(pixel, extra) for pixel in pixels])
             return [(value, builder.add(at, builder.mul(step, index(c)))) for c, value in enumerate(values)]
 
         def whole(at: Any) -> None:
@@ -135,7 +135,7 @@ def _by_blocks(
     loop(builder, builder.sdiv(builder.add(count, index(vectors.lanes - 1)), lanes), [], body)
 
 
-def _transposed(vectors: Vectors, rows: list[Any]) -> list[Any]:
+def transposed(vectors: Vectors, rows: list[Any]) -> list[Any]:
     """Return the transpose of a square of vectors: blocks off the diagonal change places, of 1 lane, then 2, 4, 8."""
     lanes = vectors.lanes
     rows = list(rows)

@@ -9,13 +9,14 @@ from fastdeconv.kernels.cpu import (
     direct_phases,
     direct_tile,
     direct_wide_stride,
+    interchange,
     planes,
 )
 from fastdeconv.kernels.cpu.jit import Kernel
 from fastdeconv.kernels.cpu.winograd import products, tiles, weight
 
 _MODULES = (
-    direct_dot, direct_long_kernel, direct_loops, direct_phases, direct_tile, direct_wide_stride, planes,
+    direct_dot, direct_long_kernel, direct_loops, direct_phases, direct_tile, direct_wide_stride, interchange, planes,
     products, tiles, weight,
 )  # fmt: skip
 
