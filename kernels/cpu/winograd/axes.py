@@ -42,12 +42,18 @@ class Phase(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Tiles along one axis; tile t reads the inputs from ``first + outputs·t`` on."""
+    """Tiles along one axis; tile t reads inputs from ``first + outputs·t`` on.
+
+    Where dilation spreads the taps of a phase, the axis falls into as many lattices, each with tiles of its own: tile t
+    of lattice c reads every `spread`-th input from ``first + c + spread·outputs·t`` on, and its outputs lie as far
+    apart.
+    """
 
     taps: int
-    tiles: int
+    tiles: int  # of one lattice
     first: int
     phases: tuple[Phase, ...]
+    spread: int = 1
 
     @property
     def outputs(self) -> int:
@@ -58,6 +64,11 @@ class Segment(NamedTuple):
     def points(self) -> int:
         """Multiplications of a tile in each phase; also the inputs of its window."""
         return self.outputs + self.taps - 1
+
+    @property
+    def all_tiles(self) -> int:
+        """Tiles of all lattices."""
+        return self.tiles * self.spread
 
 
 Group = tuple[Segment, Segment, Segment]
@@ -85,7 +96,7 @@ def plan_cost(g: Geometry, plan: tuple[Group, ...], forward: bool) -> float:
     cost, lanes = 0.0, host.lanes(g.dtype)
     for group in plan:
         points, phases, tiles, outputs = (
-            math.prod(values) for values in zip(*((s.points, len(s.phases), s.tiles, s.outputs) for s in group))
+            math.prod(values) for values in zip(*((s.points, len(s.phases), s.all_tiles, s.outputs) for s in group))
         )
         tiles *= g.batch
         rows, channels = (-(-n // lanes) * lanes for n in (g.group_in, g.group_out))
@@ -94,7 +105,7 @@ def plan_cost(g: Geometry, plan: tuple[Group, ...], forward: bool) -> float:
         cost += points * WEIGHT * rows * columns
         if forward and len(plan) > 1:
             last = group[2]
-            parts = tiles * outputs * columns / (last.tiles * last.outputs)
+            parts = tiles * outputs * columns / (last.all_tiles * last.outputs)
             cost += ROW * parts / len(last.phases)
             if len(last.phases) < min(g.stride[2], g.output[2]):
                 cost += APART * tiles * outputs * columns
@@ -113,7 +124,7 @@ def declines(g: Geometry, transformed: bool) -> str | None:
 
 def multiplications(group: Group) -> int:
     """Return the products of one group for a pair of channels and one image."""
-    return math.prod(s.points * s.tiles * len(s.phases) for s in group)
+    return math.prod(s.points * s.all_tiles * len(s.phases) for s in group)
 
 
 def _ways(
@@ -133,10 +144,12 @@ def _ways(
         taps.sort(reverse=True)  # the largest shift meets the first input
         if not 1 <= len(taps) <= 3:
             return f"a phase has {len(taps)} taps on an axis, and tiles are for 1 to 3"
-        if any(a[0] - b[0] != 1 for a, b in itertools.pairwise(taps)):
-            return "the taps of a phase are not neighbours"
         in_phase = -(-(outputs - residue) // stride)
         by_taps.setdefault(len(taps), []).append(_Phase(residue, tuple(k for _, k in taps), taps[0][0], in_phase))
+    # The taps of a phase are all as far apart.
+    spread = dilation // math.gcd(dilation, stride) if max(by_taps) > 1 else 1
+    if spread > 1:
+        return [[_lattices(phases, spread if taps > 1 else 1) for taps, phases in by_taps.items()]]
     windows = [_cheapest(phases, inputs, False) for phases in by_taps.values()]
     mixed = [_cheapest(phases, inputs, True) for phases in by_taps.values()]
     ways = [[segment for segments in way for segment in segments] for way in (windows, mixed)]
@@ -148,6 +161,14 @@ class _Phase(NamedTuple):
     taps: tuple[int, ...]
     shift: int  # of the first tap
     outputs: int
+
+
+def _lattices(phases: list[_Phase], spread: int) -> Segment:
+    """Return windows for phases of equally many taps that lie `spread` inputs apart."""
+    taps = len(phases[0].taps)
+    first = -max(p.shift for p in phases)
+    tiles = max(-(-(p.outputs - first - p.shift) // (OUTPUTS[taps] * spread)) for p in phases)
+    return Segment(taps, tiles, first, tuple(Phase(p.residue, p.taps, first + p.shift) for p in phases), spread)
 
 
 def _cheapest(phases: list[_Phase], inputs: int, mixed: bool) -> list[Segment]:

@@ -97,7 +97,7 @@ def product_units(
     `adding` is 0 in the forward pass; in the input gradient 1, and 2 for the first to add.
     """
     p, w, q, t = layout[0], shape[0], source_side[0], target_side[0]
-    lanes, wide = t.lanes, t.wide
+    lanes = t.lanes
     points = t.points[0] * t.points[1] * t.points[2]
     phases = t.phases[0] * t.phases[1] * t.phases[2]
     # What a call leaves in memory it touches again in the next one: fresh pages would cost more than the products.
@@ -135,8 +135,8 @@ def product_units(
         for start in range(count * split // splits, end, p.at_once):
             some = min(p.at_once, end - start)
             for point in range(points):
-                at = g * q.group_step + point * q.point_step + start * wide * q.tile_step
-                for m in range(0, some * wide, p.height):
+                at = g * q.group_step + point * q.point_step + start * q.width * q.tile_step
+                for m in range(0, some * q.width, p.height):
                     for c in range(0, p.columns, p.width):
                         to = products_at + point * p.point_step + m * p.columns + c
                         for k in range(0, p.depth, q.pack):
@@ -146,14 +146,14 @@ def product_units(
                                          kernels, left_at + point * p.pitch + c * p.depth + k * p.width, p.width,
                                          room, to, p.columns, k > 0)  # fmt: skip
             for strip in range(some):
-                n, t0, t1, t2 = place(t, first_strip + start + strip)
-                mark(t, 1, origins, t.first[1] + t1 * t.hop[1], t1, 1, row_marks)
-                if t2 != marked:
-                    mark(t, 2, origins, t.first[2] + t2 * t.hop[2], t2, min(wide, t.tiles[2] - t2), column_marks)
-                    marked = t2
+                n, at0, at1, at2, tiles = place(t, first_strip + start + strip)
+                mark(t, 1, origins, at1, 1, 1, row_marks)
+                if at2 != marked:
+                    mark(t, 2, origins, at2, tiles, t.lattices[2], column_marks)
+                    marked = at2
                 for b in range(many):
-                    at = products_at + strip * wide * p.columns + b * phases * lanes
-                    transform_back(t, room, at, p.point_step, p.columns, n, t0, t1, t2, g, first + b,
+                    at = products_at + strip * q.width * p.columns + b * phases * lanes
+                    transform_back(t, room, at, p.point_step, p.columns, n, at0, at1, at2, tiles, g, first + b,
                                    out, origins, extra, b * lanes, adding > 0,
                                    lines, mixed, rows, row_marks, column_marks)  # fmt: skip
 
@@ -243,8 +243,8 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
     back = transforms.OUTPUT if forward else transforms.transposed(transforms.INPUT)
     # Strips are those of the output, the longer rows.
     output, output_origins = tiles.side(g, group, True, back if forward else into)
-    wide = int(output["wide"][0])
-    inner, inner_origins = tiles.side(g, group, False, into if forward else back, wide)
+    wide = int(output["width"][0])
+    inner, inner_origins = tiles.side(g, group, False, into if forward else back, int(output["wide"][0]))
     source, target = (inner, output) if forward else (output, inner)
     source_origins, target_origins = (inner_origins, output_origins) if forward else (output_origins, inner_origins)
     strips = tiles.all_strips(output)

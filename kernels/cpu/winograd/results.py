@@ -15,17 +15,18 @@ from fastdeconv.kernels.cpu.winograd.transforms import OVERLAPPING, combine
 
 
 @device_function
-def mark(p: Any, axis: int, origins: Any, lead: int, first_tile: int, count: int, marks: Any) -> None:
-    """Mark the elements of one axis that `count` tiles from a first one on write, counted from `lead`."""
+def mark(p: Any, axis: int, origins: Any, at: int, count: int, lattices: int, marks: Any) -> None:
+    """Mark what `count` tiles of each lattice write on one axis, from the tile on that is `at` from the first."""
+    lead = p.first[axis] + at
     for i in range(marks.size):
         marks[i] = 0
     for f in range(p.phases[axis]):
-        for t in range(first_tile, first_tile + count):
-            start = origins[p.table[axis] + f] + t * p.hop[axis]
+        for t in range(count * lattices):
+            start = origins[p.table[axis] + f] + at + t // lattices * p.hop[axis] + t % lattices * p.shift[axis]
             for e in range(p.elements[axis]):
-                at = start + e * p.stride[axis]
-                if 0 <= at < p.size[axis]:
-                    marks[at - lead] = 1
+                i = start + e * p.stride[axis]
+                if 0 <= i < p.size[axis]:
+                    marks[i - lead] = 1
 
 
 @device_function
@@ -71,15 +72,14 @@ def write_rows(
 @device_function
 def transform_back(
     p: Any, products: Any, at: int, point_step: int, tile_step: int,
-    n: int, t0: int, t1: int, t2: int, g: int, block: int,
+    n: int, at0: int, at1: int, at2: int, count: int, g: int, block: int,
     array: Any, origins: Any, extra: Any, extra_at: int, add: bool,
     lines: Any, mixed: Any, rows: Any, row_marks: Any, column_marks: Any,
 ) -> None:  # fmt: skip
     """Transform the products of one block of channels in the strip at a tile back, and write them to the array."""
     lanes = p.lanes
     points0, points1, points2 = p.points[0], p.points[1], p.points[2]
-    count = min(p.wide, p.tiles[2] - t2)
-    column, row = p.first[2] + t2 * p.hop[2], p.first[1] + t1 * p.hop[1]
+    column, row = p.first[2] + at2, p.first[1] + at1
     begin = min(max(0, column), p.size[2])
     end = max(begin, min(p.size[2], column + p.columns))
     inside, size, pitch = (end - begin) * lanes, p.span[1] * (end - begin) * lanes, p.columns * lanes
@@ -97,15 +97,17 @@ def transform_back(
                         f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
                         of = at + f * lanes + (p0 * points1 + p1) * points2 * point_step
                         to = p1 * pitch + (origins[p.table[2] + f2] - p.first[2]) * lanes
-                        combine(p.transform[2] + overlapping, products, of, point_step, tile_step,
-                                lines, to, p.stride[2] * lanes, p.hop[2] * lanes, count)  # fmt: skip
+                        for c in range(p.lattices[2]):
+                            combine(p.transform[2] + overlapping, products, of + c * p.wide * tile_step,
+                                    point_step, tile_step, lines, to + c * p.shift[2] * lanes,
+                                    p.stride[2] * lanes, p.hop[2] * lanes, count)  # fmt: skip
                 to = p0 * size + (origins[p.table[1] + f1] - p.first[1]) * inside
                 combine(p.transform[1], lines, begin * lanes - column * lanes, pitch, lanes,
                         target, to, p.stride[1] * inside, lanes, end - begin)  # fmt: skip
         if p.transform[0]:
             combine(p.transform[0], mixed, 0, size, lanes, rows, 0, size, lanes, size // lanes)
         for e0 in range(p.elements[0]):
-            i0 = origins[p.table[0] + f0] + t0 * p.hop[0] + e0 * p.stride[0]
+            i0 = origins[p.table[0] + f0] + at0 + e0 * p.stride[0]
             if 0 <= i0 < p.size[0]:
                 write_rows(p, array, plane, present, i0, row, column, begin, end, row_marks, column_marks,
                            rows, e0 * size, extra, extra_at, add)  # fmt: skip

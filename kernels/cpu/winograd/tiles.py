@@ -36,13 +36,16 @@ SIDE = np.dtype(
         ("plane", "i8"),  # elements of a channel
         ("phases", "i8", (3,)),
         ("tiles", "i8", (3,)),  # of one image
-        ("wide", "i8"),  # tiles of a strip
+        ("wide", "i8"),  # tiles of a strip in each lattice of the last axis
+        ("width", "i8"),  # tiles of a strip
         ("strips", "i8"),  # of a row of tiles
         ("elements", "i8", (3,)),  # of a tile in the array
         ("points", "i8", (3,)),
         ("transform", "i8", (3,)),
         ("stride", "i8", (3,)),  # from one element of a tile to the next
         ("hop", "i8", (3,)),  # from one tile to the next
+        ("lattices", "i8", (3,)),
+        ("shift", "i8", (3,)),  # from one lattice to the next
         ("table", "i8", (3,)),  # where the origins of each axis start
         ("first", "i8", (3,)),  # origin of the phase that comes first
         ("span", "i8", (3,)),  # elements under the tiles of all phases that begin together
@@ -64,8 +67,8 @@ def side(
 ) -> tuple[NDArray[np.void], Ints]:
     """Describe how tiles of a group lie in the input or the output, and where the first tile of each phase begins.
 
-    `which` tells the transform by the number of taps, `wide` the tiles of a strip if they are not to be chosen. How
-    transformed tiles lie is the caller's to fill in.
+    `which` tells the transform by the number of taps, `wide` the tiles of a strip in each lattice, if they are not to
+    be chosen. How transformed tiles lie is the caller's to fill in.
     """
     layout = np.zeros(1, SIDE)
     size = g.output if output else g.input
@@ -76,20 +79,22 @@ def side(
         elements = segment.outputs if output else segment.points
         for name, number in {
             "table": len(origins), "phases": len(starts), "tiles": segment.tiles, "elements": elements,
-            "points": segment.points, "transform": which[segment.taps], "stride": stride,
-            "hop": stride * segment.outputs, "first": min(starts),
-            "span": max(starts) - min(starts) + stride * (elements - 1) + 1,
+            "points": segment.points, "transform": which[segment.taps], "stride": stride * segment.spread,
+            "hop": stride * segment.spread * segment.outputs, "lattices": segment.spread, "shift": stride,
+            "first": min(starts), "span": max(starts) - min(starts) + stride * segment.spread * (elements - 1) + 1,
         }.items():  # fmt: skip
             layout[name][0, axis] = number
         origins += starts
-    tiles, hop, span = group[2].tiles, int(layout["hop"][0, 2]), int(layout["span"][0, 2])
+    tiles, lattices = group[2].tiles, group[2].spread
+    hop, shift, span = (int(layout[name][0, 2]) for name in ("hop", "shift", "span"))
+    span += shift * (lattices - 1)
     if not wide:
         strips = -(-tiles // max(1, (_COLUMNS - span) // hop + 1))
         wide = -(-tiles // strips)
     channels, lanes = g.group_out if output else g.group_in, host.lanes(g.dtype)
     for name, value in {
         "lanes": lanes, "batch": g.batch, "groups": g.groups, "channels": channels, "blocks": -(-channels // lanes),
-        "size": size, "plane": math.prod(size), "wide": wide, "strips": -(-tiles // wide),
+        "size": size, "plane": math.prod(size), "wide": wide, "width": wide * lattices, "strips": -(-tiles // wide),
         "columns": span + hop * (wide - 1),
     }.items():  # fmt: skip
         layout[name] = value
@@ -101,7 +106,7 @@ def lay_out(layout: NDArray[np.void], strips: int, pack: int, skew: int = 0) -> 
 
     `pack` is the channels of a pack, phases included; its rows are `skew` elements longer, which are not used.
     """
-    lanes, tiles = int(layout["lanes"][0]), strips * int(layout["wide"][0])
+    lanes, tiles = int(layout["lanes"][0]), strips * int(layout["width"][0])
     layout["pack"], layout["tile_step"] = pack, pack + skew
     layout["pack_step"] = tiles * (pack + skew)
     # Points apart by a power of two would share cache sets.
@@ -117,19 +122,24 @@ def depth(layout: NDArray[np.void]) -> int:
 
 def all_strips(layout: NDArray[np.void]) -> int:
     """Return the strips of a whole batch."""
-    lines = math.prod(map(int, layout["tiles"][0, :2]))
+    lines = math.prod(map(int, (*layout["tiles"][0, :2], *layout["lattices"][0, :2])))
     return int(layout["batch"][0] * layout["strips"][0]) * lines
 
 
 @device_function
-def place(p: Any, strip: int) -> tuple[int, int, int, int]:
-    """Return the image of a strip, and its first tile on each axis."""
+def place(p: Any, strip: int) -> tuple[int, int, int, int, int]:
+    """Return the image of a strip, how far on each axis it is from the first tile, and its tiles in a lattice."""
     t2 = strip % p.strips * p.wide
-    line = strip // p.strips
-    t1 = line % p.tiles[1]
-    line //= p.tiles[1]
-    n: int = line // p.tiles[0]
-    return n, line % p.tiles[0], t1, t2
+    rest = strip // p.strips
+    at1 = rest % p.tiles[1] * p.hop[1]
+    rest //= p.tiles[1]
+    at1 += rest % p.lattices[1] * p.shift[1]
+    rest //= p.lattices[1]
+    at0 = rest % p.tiles[0] * p.hop[0]
+    rest //= p.tiles[0]
+    at0 += rest % p.lattices[0] * p.shift[0]
+    n: int = rest // p.lattices[0]
+    return n, at0, at1, t2 * p.hop[2], min(p.wide, p.tiles[2] - t2)
 
 
 @device_function
@@ -169,9 +179,8 @@ def tile_units(lo: int, hi: int, array: Any, tiles: Any, layout: Any, origins: A
         # Strip after strip of the same planes, so that what is read next is known early.
         strip, block = unit % strips, unit // strips
         g, b = block // p.blocks, block % p.blocks
-        n, t0, t1, t2 = place(p, first + strip)
-        count = min(p.wide, p.tiles[2] - t2)
-        column = p.first[2] + t2 * p.hop[2]
+        n, at0, at1, at2, count = place(p, first + strip)
+        column = p.first[2] + at2
         begin = min(max(0, column), p.size[2])
         end = max(begin, min(p.size[2], column + p.columns))
         inside, size = (end - begin) * lanes, p.span[1] * (end - begin) * lanes
@@ -183,8 +192,8 @@ def tile_units(lo: int, hi: int, array: Any, tiles: Any, layout: Any, origins: A
             zero_row(lines, line * pitch + left + inside, pitch - left - inside)
         for f0 in range(p.phases[0]):
             for e0 in range(p.elements[0]):
-                i0 = origins[p.table[0] + f0] + t0 * p.hop[0] + e0 * p.stride[0]
-                read_rows(p, array, plane, present, i0, p.first[1] + t1 * p.hop[1], column, begin, end,
+                i0 = origins[p.table[0] + f0] + at0 + e0 * p.stride[0]
+                read_rows(p, array, plane, present, i0, p.first[1] + at1, column, begin, end,
                           rows, e0 * size)  # fmt: skip
             source = rows
             if p.transform[0]:
@@ -199,15 +208,17 @@ def tile_units(lo: int, hi: int, array: Any, tiles: Any, layout: Any, origins: A
                         f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
                         k = (b * p.phases[0] * p.phases[1] * p.phases[2] + f) * lanes
                         at = (g * p.group_step + p0 * points1 * points2 * p.point_step
-                              + k // p.pack * p.pack_step + k % p.pack + strip * p.wide * p.tile_step)  # fmt: skip
+                              + k // p.pack * p.pack_step + k % p.pack + strip * p.width * p.tile_step)  # fmt: skip
                         start = (origins[p.table[2] + f2] - p.first[2]) * lanes
                         for p1 in range(points1):
-                            to = at + p1 * points2 * p.point_step
-                            combine(p.transform[2], lines, p1 * pitch + start, p.stride[2] * lanes, p.hop[2] * lanes,
-                                    tiles, to, p.point_step, p.tile_step, count)  # fmt: skip
-                            for t in range(count, p.wide):
-                                for p2 in range(points2):
-                                    zero_row(tiles, to + p2 * p.point_step + t * p.tile_step, lanes)
+                            for c in range(p.lattices[2]):
+                                of = p1 * pitch + start + c * p.shift[2] * lanes
+                                to = at + p1 * points2 * p.point_step + c * p.wide * p.tile_step
+                                combine(p.transform[2], lines, of, p.stride[2] * lanes, p.hop[2] * lanes,
+                                        tiles, to, p.point_step, p.tile_step, count)  # fmt: skip
+                                for t in range(count, p.wide):
+                                    for p2 in range(points2):
+                                        zero_row(tiles, to + p2 * p.point_step + t * p.tile_step, lanes)
 
 
 def private(layout: NDArray[np.void], itemsize: int) -> int:

@@ -175,8 +175,8 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
     points = math.prod(s.points for s in group)
     lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
     gy, gy_origins = tiles.side(g, group, True, transforms.transposed(transforms.OUTPUT))
-    wide = int(gy["wide"][0])
-    x, x_origins = tiles.side(g, group, False, transforms.INPUT, wide)
+    wide = int(gy["width"][0])
+    x, x_origins = tiles.side(g, group, False, transforms.INPUT, int(gy["wide"][0]))
     row_vectors, blocks = int(x["blocks"][0]), int(gy["blocks"][0])
     shape = _shape(row_vectors, blocks, phases, points, g.groups, g.dtype)
 
