@@ -10,6 +10,7 @@ from typing import Any
 from fastdeconv.kernels import reference
 from fastdeconv.kernels.cpu import (
     direct_dot,
+    direct_joint,
     direct_long_kernel,
     direct_loops,
     direct_phases,
@@ -28,6 +29,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
         direct_loops.FORWARD,
         direct_phases.FORWARD,
         direct_wide_stride.FORWARD,
+        direct_joint.FORWARD,
         products.WINOGRAD_FORWARD,
         products.DIRECT_FORWARD,
         direct_tile.FORWARD,

@@ -59,13 +59,13 @@ LAYOUT = np.dtype(
 # So many phases of the last axis are computed before their tiles are interleaved.
 _SIDE_BY_SIDE = 16
 # A sum longer than this is one of partial sums: a plain running total would lose more than rounding must.
-_RUN = 2048
+RUN = 2048
 # Enough units to share among threads.
 _UNITS = 16
 
 
 @device_function
-def _store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: int, a0: int, a1: int,
+def store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: int, a0: int, a1: int,
            first: int, count: int) -> None:  # fmt: skip
     """Copy the tiles of `count` phases of the last axis to the output, and add the bias."""
     pitch0, pitch1, pitch2 = p.pitch[0], p.pitch[1], p.pitch[2]
@@ -151,7 +151,7 @@ def tile_units(
                         taps = tap_start[outer * p.phases[2] + first + b + 1] - start
                         at = panel + start * p.channels * height
                         to = b * depth
-                        step = max(1, _RUN // max(1, taps))
+                        step = max(1, RUN // max(1, taps))
                         for c in range(0, p.channels, step):
                             some = min(step, p.channels - c)
                             target = scratch if c else to
@@ -166,8 +166,14 @@ def tile_units(
                             if c:
                                 for i in range(depth):
                                     buffer[to + i] += buffer[scratch + i]
-                    _store(buffer, out, bias, p, q0, channel, rows,
+                    store(buffer, out, bias, p, q0, channel, rows,
                            outer // p.phases[1], outer % p.phases[1], first, count)  # fmt: skip
+
+
+def tile_work(height: int) -> float:
+    """Return the cycles that one column of a register tile takes for one product of each of its rows."""
+    # Two vector loads, two broadcasts or two products at a time; a load across cache lines counts one and a half.
+    return max(height, 1.5 + height / outer_columns(height))
 
 
 def _block_rows(rows: int, pixels: int, lanes: int) -> int:
@@ -175,9 +181,7 @@ def _block_rows(rows: int, pixels: int, lanes: int) -> int:
 
     def cost(height: int) -> float:
         columns = outer_columns(height)
-        tiles = -(-rows // height) * -(-pixels // (columns * lanes))
-        # Two vector loads, two broadcasts or two products a cycle; a load across cache lines counts one and a half.
-        return tiles * max(height * columns, 1.5 * columns + height)
+        return -(-rows // height) * -(-pixels // (columns * lanes)) * columns * tile_work(height)
 
     return min(range(1, OUTER_ROWS + 1), key=cost)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastdeconv.kernels.cpu import (
     direct_dot,
+    direct_joint,
     direct_long_kernel,
     direct_loops,
     direct_phases,
@@ -16,8 +17,8 @@ from fastdeconv.kernels.cpu.jit import Kernel
 from fastdeconv.kernels.cpu.winograd import products, tiles, weight
 
 _MODULES = (
-    direct_dot, direct_long_kernel, direct_loops, direct_phases, direct_tile, direct_wide_stride, interchange, planes,
-    products, tiles, weight,
+    direct_dot, direct_joint, direct_long_kernel, direct_loops, direct_phases, direct_tile, direct_wide_stride,
+    interchange, planes, products, tiles, weight,
 )  # fmt: skip
 
 
