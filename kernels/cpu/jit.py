@@ -56,18 +56,20 @@ class Kernel:
             self._entries[key] = shared_loop.entry(compiled, arguments) if parallel else compiled.entry_point
         return self._entries[key]
 
-    def launcher(self, dtype: str, units: int, work: int) -> Entry:
+    def launcher(self, dtype: str, units: int, work: int, counted: bool = False) -> Entry:
         """Return ``launch(*arguments)``, which runs all units; it compiles when it is first called.
 
-        `work` is an estimate in operations that decides whether threads are worth starting.
+        `work` is an estimate in operations that decides whether threads are worth starting. If `counted`, the kernel's
+        last argument is added here: into how many ranges the units are cut.
         """
         serial: Entry | None = None
+        one = (1,) if counted else ()
 
         def launch(*arguments: Any) -> None:
             nonlocal serial
             if serial is None:
                 serial = self.entry(dtype, False)
-            serial(0, units, *arguments)
+            serial(0, units, *arguments, *one)
 
         if work < threads.WORTH_STARTING or units < 2:
             return launch
@@ -77,7 +79,8 @@ class Kernel:
             try:
                 count = threads.enter(call)
                 if count > 1:
-                    self.entry(dtype, True)(min(units, count), units, arguments)
+                    chunks = min(units, count)
+                    self.entry(dtype, True)(chunks, units, (*arguments, chunks) if counted else arguments)
                 else:
                     launch(*arguments)
             finally:

@@ -26,6 +26,8 @@ from fastdeconv.kernels.geometry import Geometry
 OUTPUTS = {1: 1, 2: 3, 3: 2}
 # More combined phases than this need tables out of proportion.
 MOST_PHASES = 64
+# Taps of a phase that are further apart leave too much between them.
+MOST_SPREAD = 8
 
 # What things cost, in multiplications of one core at its peak, fitted to float32 on a Zen 4 (decision 0006): a product
 # between transforms, a transformed element of the input or the output's gradient, one of the products on its way back,
@@ -148,6 +150,8 @@ def _ways(
         by_taps.setdefault(len(taps), []).append(_Phase(residue, tuple(k for _, k in taps), taps[0][0], in_phase))
     # The taps of a phase are all as far apart.
     spread = dilation // math.gcd(dilation, stride) if max(by_taps) > 1 else 1
+    if spread > MOST_SPREAD:
+        return f"taps {spread} inputs apart would have {spread - 1} of {spread} rows read for nothing"
     if spread > 1:
         return [[_lattices(phases, spread if taps > 1 else 1) for taps, phases in by_taps.items()]]
     windows = [_cheapest(phases, inputs, False) for phases in by_taps.values()]

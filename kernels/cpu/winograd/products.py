@@ -26,6 +26,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -86,10 +87,13 @@ def store_units(lo: int, hi: int, weight: Any, stored: Any, layout: Any, shape: 
                           buffer[0], buffer[1], buffer[2])  # fmt: skip
 
 
-@kernel("T[]", "T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, KERNELS, SIDE, SIDE, "int[]", "int", "int", "int", "int")
+@kernel(
+    "T[]", "T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, KERNELS, SIDE, SIDE, "int[]", "int", "int", "int", "int", "int"
+)
 def product_units(
     lo: int, hi: int, source: Any, weight: Any, stored: Any, bias: Any, out: Any, room: Any, layout: Any, shape: Any,
     source_side: Any, target_side: Any, origins: Any, first_strip: int, count: int, splits: int, adding: int,
+    chunks: int,
 ) -> None:  # fmt: skip
     """Compute one block of channels of one group for one of `splits` ranges of `count` strips.
 
@@ -101,7 +105,8 @@ def product_units(
     points = t.points[0] * t.points[1] * t.points[2]
     phases = t.phases[0] * t.phases[1] * t.phases[2]
     # What a call leaves in memory it touches again in the next one: fresh pages would cost more than the products.
-    left_at = lo * p.room
+    units = t.groups * p.blocks * splits
+    left_at = (lo * chunks + units - 1) // units * p.room  # this is the range with that number
     products_at = left_at + (0 if stored.size else points * p.pitch)
     kernels = stored if stored.size else room
     pitch = t.columns * lanes
@@ -285,10 +290,10 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
         fill = tile_units.launcher(
             g.dtype, count * g.groups * int(source["blocks"][0]), 8 * points * depth * count * wide
         )
-        return fill, product_units.launcher(g.dtype, g.groups * unit_blocks * parts, work), parts
+        return fill, product_units.launcher(g.dtype, g.groups * unit_blocks * parts, work, counted=True), parts
 
     calls = {count: launchers(count) for count in {most, strips % most} if count}
-    slots = room * units
+    slots = room * max(1, min(units, int(numba.config.NUMBA_NUM_THREADS)))
     stored = g.groups * unit_blocks * points * pitch
     launch_store = store_units.launcher(g.dtype, g.groups * unit_blocks, 8 * stored)
 
