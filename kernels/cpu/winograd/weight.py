@@ -55,8 +55,8 @@ SUMS = np.dtype(
 
 # Sums of a unit, in bytes.
 _SUMS = 512 << 10
-# Rows of a unit, in bytes of a tile.
-_ROWS = 256
+# Rows of a unit, in bytes of a tile, and its columns: more of either would hardly be read less often.
+_ROWS, _COLUMNS = 256, 512
 
 
 @device_function
@@ -107,8 +107,8 @@ def weight_units(
                 run = min(RUN, count - k)
                 for c in range(0, right.pack, p.width):
                     for m in range(0, left.pack, p.height):
-                        product_tile(p.shape, run, x, left_at + k * left.pack + m, 1, left.pack,
-                                     gy, right_at + k * right.pack + c, right.pack,
+                        product_tile(p.shape, run, x, left_at + k * left.tile_step + m, 1, left.tile_step,
+                                     gy, right_at + k * right.tile_step + c, right.tile_step,
                                      sums, point * p.point_step + m * p.columns + c, p.columns, k > 0)  # fmt: skip
         first = block * (right.pack // (phases * lanes))
         for m in range(min(left.pack, left.channels - pack * left.pack)):
@@ -139,7 +139,7 @@ def _shape(row_vectors: int, blocks: int, phases: int, points: int, others: int,
         for register, (height, vectors) in enumerate(PRODUCT_SHAPES):
             for beside in range(1, blocks + 1):
                 columns = -(-beside * phases // vectors) * vectors * lanes
-                if beside > 1 and points * lanes * columns * itemsize > _SUMS:
+                if beside > 1 and (points * lanes * columns * itemsize > _SUMS or columns > _COLUMNS):
                     break
                 for deep in range(1, most_rows + 1):
                     rows = -(-deep * lanes // height) * height
@@ -152,6 +152,11 @@ def _shape(row_vectors: int, blocks: int, phases: int, points: int, others: int,
                     yield work, _Shape(register, height, vectors * lanes, deep * lanes, beside * phases * lanes)
 
     return min(shapes())[1]
+
+
+def _skew(pack: int, lanes: int) -> int:
+    """Return what to add to the rows of a pack, so that those of successive tiles lie in different cache sets."""
+    return lanes if pack % (16 * lanes) == 0 else 0
 
 
 def bind(g: Geometry) -> Bound:
@@ -186,8 +191,8 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
     most = -(-strips // -(-strips // most))  # parts of equal size
     # The last register tiles may reach past the last rows and columns.
     beyond = shape.height + shape.width
-    x_elements = tiles.lay_out(x, most, shape.rows) + beyond
-    gy_elements = tiles.lay_out(gy, most, shape.columns) + beyond
+    x_elements = tiles.lay_out(x, most, shape.rows, _skew(shape.rows, lanes)) + beyond
+    gy_elements = tiles.lay_out(gy, most, shape.columns, _skew(shape.columns, lanes)) + beyond
 
     rows, columns = (-(-n // of) * of for n, of in ((shape.rows, shape.height), (shape.columns, shape.width)))
     packs, unit_blocks = (-(-tiles.depth(side) // int(side["pack"][0])) for side in (x, gy))
