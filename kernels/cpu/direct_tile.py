@@ -14,6 +14,7 @@ Ladder, measured in docs/decisions/0004-direct-kernels.md:
 2. Rows as masked vectors, phases of the last axis interleaved by shuffles when there are two.
 3. Axes with a single input merged; a loop over channels alone for phases of one tap.
 4. A few images at a time, so that their planes are still cached when they are read.
+5. Lines of the output asked for before a tile is computed, where its rows are written whole.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.rows import add_pairs, add_row
+from fastdeconv.kernels.cpu.rows import add_pairs, add_row, expect_row
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared, Run
 
@@ -66,8 +67,11 @@ _UNITS = 16
 
 @device_function
 def store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: int, a0: int, a1: int,
-           first: int, count: int) -> None:  # fmt: skip
-    """Copy the tiles of `count` phases of the last axis to the output, and add the bias."""
+          first: int, count: int, early: bool) -> None:  # fmt: skip
+    """Copy the tiles of `count` phases of the last axis to the output, and add the bias.
+
+    If it is `early` for that, the output's cache lines are asked for: they come while the tiles are computed.
+    """
     pitch0, pitch1, pitch2 = p.pitch[0], p.pitch[1], p.pitch[2]
     size0, size1, size2 = p.size[0], p.size[1], p.size[2]
     stride2, width = p.stride[2], p.width
@@ -88,7 +92,9 @@ def store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: i
         if o0 < size0 and o1 < size1 and room > 0:
             base = (n * p.groups * p.rows + channel) * plane + (o0 * size1 + o1) * size2 + i2 * stride2 + first
             start = q - q0
-            for m in range(rows):
+            for m in range(rows if early else 0):
+                expect_row(out, base + m * plane, min(pixels * stride2, room))
+            for m in range(0 if early else rows):
                 extra = bias[channel + m] if bias.size else out.dtype.type(0)
                 if stride2 == 1:
                     add_row(out, base, tile, start, extra, min(pixels, room))
@@ -146,6 +152,9 @@ def tile_units(
             ):
                 for first in range(0, p.phases[2], _SIDE_BY_SIDE):
                     count = min(_SIDE_BY_SIDE, p.phases[2] - first)
+                    a0, a1 = outer // p.phases[1], outer % p.phases[1]
+                    if p.stride[2] == 1:
+                        store(buffer, out, bias, p, q0, channel, rows, a0, a1, first, count, True)
                     for b in range(count):
                         start = tap_start[outer * p.phases[2] + first + b]
                         taps = tap_start[outer * p.phases[2] + first + b + 1] - start
@@ -166,8 +175,7 @@ def tile_units(
                             if c:
                                 for i in range(depth):
                                     buffer[to + i] += buffer[scratch + i]
-                    store(buffer, out, bias, p, q0, channel, rows,
-                           outer // p.phases[1], outer % p.phases[1], first, count)  # fmt: skip
+                    store(buffer, out, bias, p, q0, channel, rows, a0, a1, first, count, False)
 
 
 def tile_work(height: int) -> float:

@@ -13,6 +13,7 @@ from fastdeconv.kernels.cpu.vectors import Vectors, call_once_compiled, index, l
 
 # Rows are read one after the other: so many elements ahead are asked for early.
 _AHEAD = 1024
+_LINE = 64  # bytes of a cache line
 
 
 def _by_vectors(vectors: Vectors, count: Any, emit: Callable[[Any, Any], None]) -> None:
@@ -98,6 +99,28 @@ def split_padded(
                 vectors.store_part(part, half, target, at)
 
         _by_vectors(vectors, count, emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def expect_row(typing_context: Any, out: Any, out_at: Any, count: Any) -> Any:
+    """Have the cache lines of ``out[out_at : out_at + count]`` fetched while something else is computed."""
+    signature = types.void(out, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, count = arguments
+        vectors = Vectors(builder, signature.args[0].dtype)
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        line = index(_LINE // vectors.bytes)
+
+        def body(i: Any, carried: list[Any]) -> list[Any]:
+            vectors.prefetch(target, builder.mul(i, line), write=True)
+            return carried
+
+        # Whatever the row's first address, one more line than it fills.
+        loop(builder, builder.add(builder.sdiv(count, line), index(1)), [], body)
         return context.get_dummy_value()
 
     return signature, generate
