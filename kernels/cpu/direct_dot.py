@@ -131,7 +131,12 @@ def _bind(g: Geometry) -> Bound:
     columns = g.group_out * len(taps)
     elements = g.in_channels * columns
     splits = _splits(g, frame.total // g.batch * images, columns)
-    add = {n: _images(g._replace(batch=n), taps, splits) for n in frames.part_sizes(g, images)}
+    cut = frames.bands(frame, g, source_planes, False) if images == 1 else None
+    if cut is None:
+        add = {n: _part(g._replace(batch=n), taps, splits) for n in frames.part_sizes(g, images)}
+    else:
+        splits = _splits(g, frame.total // g.batch * cut.rows // cut.total, columns)
+        add = {n: _part(g._replace(batch=1), taps, splits, cut, n) for n in cut.sizes}
     x_image, y_image = (math.prod(shape[1:]) for shape in (g.input_shape, g.output_shape))
     column_index = (np.arange(g.group_out)[:, None] * g.taps + frames.ints([t.weight for t in taps])).reshape(-1)
     gather = collect.launcher(g.dtype, g.in_channels, 4 * splits * elements)
@@ -145,9 +150,9 @@ def _bind(g: Geometry) -> Bound:
         sums = workspace.take("sums", splits * elements, g.dtype)
         for first, count in frames.parts(g, images):
             end = first + count
-            add[count].run(
-                x[first * x_image : end * x_image], gy[first * y_image : end * y_image], sums, int(first == 0)
-            )
+            arrays = x[first * x_image : end * x_image], gy[first * y_image : end * y_image], sums
+            for row, rows in cut or ((0, count),):
+                add[rows].run(*arrays, row, int(first == row == 0))
         gather(sums, gw, splits, columns, elements, column_index)
         workspace.keep("sums", sums)
 
@@ -180,18 +185,20 @@ def _splits(g: Geometry, pixels: int, columns: int) -> int:
     return max(1, min(pixels // _BLOCK, _UNITS // (chunks.rows * g.groups * chunks.columns)))
 
 
-class _Images(NamedTuple):
-    """What adds a batch of one size to the sums, or begins them: elements of its planes, bytes of a thread's tables."""
+class _Part(NamedTuple):
+    """What adds some images, or a band of one, to the sums, or begins them: elements of planes, bytes of tables."""
 
-    run: Callable[[Array, Array, Array, int], None]
+    run: Callable[[Array, Array, Array, int, int], None]
     planes: int
     tables: int
     units: int
 
 
-def _images(g: Geometry, taps: list[frames.Tap], splits: int) -> _Images:
-    """Prepare the addition of a batch of this size."""
+def _part(g: Geometry, taps: list[frames.Tap], splits: int, cut: frames.Bands | None = None, band: int = 0) -> _Part:
+    """Prepare the addition of a batch of this size, or of a band of so many rows."""
     frame = frames.gather_frame(g, side_by_side=True)
+    if cut:
+        frame = cut.frame(frame, band)
     number = frames.planes_of(taps)
     phases = list(number)
     lanes = host.lanes(g.dtype)
@@ -207,28 +214,28 @@ def _images(g: Geometry, taps: list[frames.Tap], splits: int) -> _Images:
     for name, value in {
         "groups": g.groups, "rows": g.group_in, "columns": columns, "height": chunks.height, "width": chunks.width,
         "row_chunks": chunks.rows, "column_chunks": chunks.columns, "splits": splits, "vectors": vectors,
-        "block_vectors": -(-share // blocks), "lanes": lanes, "lead": frame.lead, "row_step": plane,
+        "block_vectors": -(-share // blocks), "lanes": lanes, "lead": frame.start, "row_step": plane,
         "group_step": g.group_out * channel_step, "elements": g.in_channels * columns,
     }.items():  # fmt: skip
         layout[name] = value
     one: Axes = (1, 1, 1)
-    x_filling = frames.filling(frame, g.batch, g.in_channels, g.input, one, [(0, 0, 0)], plane, shifted=False)
-    gy_filling = frames.filling(frame, g.batch, g.out_channels, g.output, frame.stride, phases, plane, shifted=True)
+    x_filling = frames.filling(frame, g.batch, g.in_channels, g.input, one, [(0, 0, 0)], plane, False, cut)
+    gy_filling = frames.filling(frame, g.batch, g.out_channels, g.output, frame.stride, phases, plane, True, cut)
     tap_offset = frames.ints([number[t.phase] * plane + frame.flat(t.shift) for t in taps])
     column_at = (np.arange(g.group_out)[:, None] * channel_step + tap_offset).reshape(-1)
-    fill_x = planes.filler("planes", g.dtype, x_filling)
-    fill_gy = planes.filler("gradient_planes", g.dtype, gy_filling)
+    fill_x = planes.filler("planes", g.dtype, x_filling, cut)
+    fill_gy = planes.filler("gradient_planes", g.dtype, gy_filling, cut)
     units = splits * g.groups * chunks.rows * chunks.columns
     compute = dot_units.launcher(g.dtype, units, 2 * g.in_channels * columns * vectors * lanes)
 
-    def add(x: Array, gy: Array, sums: Array, begin: int) -> None:
-        x_planes, gy_planes = fill_x(x), fill_gy(gy)
+    def add(x: Array, gy: Array, sums: Array, row: int, begin: int) -> None:
+        x_planes, gy_planes = fill_x(x, row), fill_gy(gy, row)
         compute(x_planes, gy_planes, sums, begin, layout, column_at)
         workspace.keep("planes", x_planes)
         workspace.keep("gradient_planes", gy_planes)
 
     tables = 8 * (chunks.height + chunks.width) + chunks.height * chunks.width * np.dtype(g.dtype).itemsize
-    return _Images(add, x_filling.elements + gy_filling.elements, tables, units)
+    return _Part(add, x_filling.elements + gy_filling.elements, tables, units)
 
 
 WEIGHT_GRAD = Implementation(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
-from fastdeconv.kernels.cpu.direct_tile import LAYOUT, RUN, store, tile_work
+from fastdeconv.kernels.cpu.direct_tile import LAYOUT, RUN, Part, store, tile_work
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared
@@ -151,7 +151,11 @@ def bind(g: Geometry) -> Bound:
     launch_pack = pack_units.launcher(g.dtype, g.in_channels, 4 * packed_elements)
     pack_table = frames.ints(table)
     tap_start = frames.ints([sum(map(len, way.shifts[:i])) for i in range(len(way.shifts) + 1)])
-    compute = {n: _images(g._replace(batch=n), way, tap_start) for n in frames.part_sizes(g, images)}
+    cut = frames.bands(frame, g, g.in_channels, True) if images == 1 else None
+    if cut is None:
+        compute = {n: _part(g._replace(batch=n), way, tap_start) for n in frames.part_sizes(g, images)}
+    else:
+        compute = {n: _part(g._replace(batch=1), way, tap_start, cut, n) for n in cut.sizes}
     x_image, y_image = (math.prod(shape[1:]) for shape in (g.input_shape, g.output_shape))
     no_bias = np.empty(0, g.dtype)
 
@@ -161,10 +165,12 @@ def bind(g: Geometry) -> Bound:
     def run_packed(x: Array, packed: Array, bias: Array | None, y: Array) -> None:
         for first, count in frames.parts(g, images):
             end = first + count
-            compute[count].run(
+            arrays = (
                 x[first * x_image : end * x_image], packed, no_bias if bias is None else bias,
                 y[first * y_image : end * y_image],
             )  # fmt: skip
+            for row, rows in cut or ((0, count),):
+                compute[rows].run(*arrays, row)
 
     def run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
         packed = workspace.take("packed", packed_elements, g.dtype)
@@ -185,18 +191,11 @@ def bind(g: Geometry) -> Bound:
     return Bound(run, scratch, prepare)
 
 
-class _Images(NamedTuple):
-    """What computes a batch of one size from packed weights: elements of its planes and of a thread's buffer."""
-
-    run: Any
-    planes: int
-    buffer: int
-    units: int
-
-
-def _images(g: Geometry, way: _Joint, tap_start: frames.Ints) -> _Images:
-    """Prepare the computation of a batch of this size from packed weights."""
+def _part(g: Geometry, way: _Joint, tap_start: frames.Ints, cut: frames.Bands | None = None, band: int = 0) -> Part:
+    """Prepare the computation of a batch of this size, or of a band of so many rows, from packed weights."""
     frame = frames.scatter_frame(g)
+    if cut:
+        frame = cut.frame(frame, band)
     height = way.phases * g.group_out
     width = outer_columns(height) * host.lanes(g.dtype)
     plane = frame.plane(width)
@@ -204,24 +203,25 @@ def _images(g: Geometry, way: _Joint, tap_start: frames.Ints) -> _Images:
     layout = np.zeros(1, LAYOUT)
     for name, value in {
         "groups": g.groups, "rows": g.group_out, "channels": g.group_in, "block_rows": g.group_out, "width": width,
-        "taps": sum(map(len, way.shifts)), "plane": plane, "channel_step": plane, "lead": frame.lead,
+        "taps": sum(map(len, way.shifts)), "plane": plane, "channel_step": plane, "lead": frame.start,
         "total": frame.total, "pitch": frame.pitch, "size": g.output, "stride": frame.stride,
         "phases": [min(s, o) for s, o in zip(frame.stride, g.output)],
     }.items():  # fmt: skip
         layout[name] = value
-    filling = frames.filling(frame, g.batch, g.in_channels, g.input, (1, 1, 1), [(0, 0, 0)], plane, shifted=True)
+    filling = frames.filling(frame, g.batch, g.in_channels, g.input, (1, 1, 1), [(0, 0, 0)], plane, True, cut)
     tap_offset = frames.ints([-frame.flat(shift) for shifts in way.shifts for shift in shifts])
     units = tiles * g.groups
     work = 2 * g.in_channels * int(layout["taps"][0]) * height * tiles * width
-    fill = planes.filler("planes", g.dtype, filling)
+    fill = planes.filler("planes", g.dtype, filling, cut)
     compute = joint_units.launcher(g.dtype, units, work)
 
-    def run(x: Array, packed: Array, bias: Array, y: Array) -> None:
-        filled = fill(x)
-        compute(filled, packed, bias, y, layout, tap_start, tap_offset, way.phases)
+    def run(x: Array, packed: Array, bias: Array, y: Array, row: int) -> None:
+        filled = fill(x, row)
+        here = cut.moved(layout, row) if cut else layout
+        compute(filled, packed, bias, y, here, tap_start, tap_offset, way.phases)
         workspace.keep("planes", filled)
 
-    return _Images(run, filling.elements, 2 * height * width, units)
+    return Part(run, filling.elements, 2 * height * width, units)
 
 
 FORWARD = Implementation(

@@ -14,7 +14,8 @@ Ladder, measured in docs/decisions/0004-direct-kernels.md:
 2. Rows as masked vectors, phases of the last axis interleaved by shuffles when there are two.
 3. Axes with a single input merged; a loop over channels alone for phases of one tap.
 4. A few images at a time, so that their planes are still cached when they are read.
-5. Lines of the output asked for before a tile is computed, where its rows are written whole.
+5. Bands of images whose planes are larger than the cache.
+6. Lines of the output asked for before a tile is computed, where its rows are written whole.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ LAYOUT = np.dtype(
         ("row_chunks", "i8"),
         ("phase_chunks", "i8"),
         ("buffer", "i8"),  # elements
+        ("first", "i8", (3,)),  # index of the first pixel on each axis
     ]
 )
 
@@ -85,8 +87,8 @@ def store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: i
     q, end = q0, min(q0 + width, p.total)
     while q < end:
         pixels = min(pitch2 - i2, end - q)
-        o0 = p.stride[0] * i0 + a0
-        o1 = p.stride[1] * i1 + a1
+        o0 = p.stride[0] * (i0 + p.first[0]) + a0
+        o1 = p.stride[1] * (i1 + p.first[1]) + a1
         # Outputs of phase b are at first + b + stride2·i2; those below size2 exist.
         room = size2 - first - i2 * stride2
         if o0 < size0 and o1 < size1 and room > 0:
@@ -217,8 +219,13 @@ def _bind(g: Geometry, forward: bool) -> Bound:
     launch_pack = planes.pack.launcher(g.dtype, g.groups * pack_chunks, 4 * packed_elements)
     tap_weight = frames.ints([t.weight for t in taps])
 
-    sizes = frames.part_sizes(g, images)
-    compute = {n: _images(g._replace(batch=n), forward, taps, tap_start, block_rows) for n in sizes}
+    cut = frames.bands(frame, g, source_planes, forward) if images == 1 else None
+    if cut is None:
+        sizes = frames.part_sizes(g, images)
+        compute = {n: _part(g._replace(batch=n), forward, taps, tap_start, block_rows) for n in sizes}
+    else:
+        one = g._replace(batch=1)
+        compute = {n: _part(one, forward, taps, tap_start, block_rows, cut, n) for n in cut.sizes}
     source_image, out_image = (math.prod(shape[1:]) for shape in (g.input_shape, g.output_shape))
     if not forward:
         source_image, out_image = out_image, source_image
@@ -233,12 +240,12 @@ def _bind(g: Geometry, forward: bool) -> Bound:
     def run_packed(source: Array, packed: Array, bias: Array | None, out: Array) -> None:
         for first, count in frames.parts(g, images):
             end = first + count
-            compute[count].run(
-                source[first * source_image : end * source_image],
-                packed,
-                no_bias if bias is None else bias,
+            arrays = (
+                source[first * source_image : end * source_image], packed, no_bias if bias is None else bias,
                 out[first * out_image : end * out_image],
-            )
+            )  # fmt: skip
+            for row, rows in cut or ((0, count),):
+                compute[rows].run(*arrays, row)
 
     def run(source: Array, w: Array, bias: Array | None, out: Array) -> None:
         packed = workspace.take("packed", packed_elements, g.dtype)
@@ -274,8 +281,8 @@ def _starts(taps: list[frames.Tap], phases: Axes) -> frames.Ints:
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts.reshape(-1))))
 
 
-class _Images(NamedTuple):
-    """What computes a batch of one size from packed weights: elements of its planes and of a thread's buffer."""
+class Part(NamedTuple):
+    """What computes some images, or a band of one, from packed weights: elements of planes and of a thread's buffer."""
 
     run: Run
     planes: int
@@ -283,9 +290,14 @@ class _Images(NamedTuple):
     units: int
 
 
-def _images(g: Geometry, forward: bool, taps: list[frames.Tap], tap_start: frames.Ints, block_rows: int) -> _Images:
-    """Prepare the computation of a batch of this size from packed weights."""
+def _part(
+    g: Geometry, forward: bool, taps: list[frames.Tap], tap_start: frames.Ints, block_rows: int,
+    cut: frames.Bands | None = None, band: int = 0,
+) -> Part:  # fmt: skip
+    """Prepare the computation of a batch of this size, or of a band of so many rows, from packed weights."""
     frame = frames.scatter_frame(g) if forward else frames.gather_frame(g)
+    if cut:
+        frame = cut.frame(frame, band)
     rows, channels = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
     source_size, out_size = (g.input, g.output) if forward else (g.output, g.input)
     one: Axes = (1, 1, 1)
@@ -310,28 +322,27 @@ def _images(g: Geometry, forward: bool, taps: list[frames.Tap], tap_start: frame
     for name, value in {
         "groups": g.groups, "rows": rows, "channels": channels, "block_rows": block_rows, "blocks": blocks,
         "width": width, "taps": len(taps), "plane": plane, "channel_step": channel_step,
-        "lead": frame.lead, "total": frame.total, "pitch": frame.pitch, "size": out_size,
+        "lead": frame.start, "total": frame.total, "pitch": frame.pitch, "size": out_size,
         "stride": frame.stride if forward else one, "phases": phases,
         "row_chunks": row_chunks, "phase_chunks": phase_chunks,
         "buffer": (min(_SIDE_BY_SIDE, phases[2]) + 2) * block_rows * width,
     }.items():  # fmt: skip
         layout[name] = value
     stride = one if forward else frame.stride
-    filling = frames.filling(
-        frame, g.batch, g.groups * channels, source_size, stride, source_phases, plane, shifted=True
-    )
+    filling = frames.filling(frame, g.batch, g.groups * channels, source_size, stride, source_phases, plane, True, cut)
     tap_offset, channel_offset = frames.ints(offsets), np.arange(channels) * channel_step
     units = tiles * g.groups * row_chunks * phase_chunks
     work = 2 * g.groups * blocks * block_rows * channels * len(taps) * tiles * width
-    fill = planes.filler("planes", g.dtype, filling)
+    fill = planes.filler("planes", g.dtype, filling, cut)
     compute = tile_units.launcher(g.dtype, units, work)
 
-    def run(source: Array, packed: Array, bias: Array, out: Array) -> None:
-        filled = fill(source)
-        compute(filled, packed, bias, out, layout, tap_start, tap_offset, channel_offset)
+    def run(source: Array, packed: Array, bias: Array, out: Array, row: int) -> None:
+        filled = fill(source, row)
+        here = cut.moved(layout, row) if cut else layout
+        compute(filled, packed, bias, out, here, tap_start, tap_offset, channel_offset)
         workspace.keep("planes", filled)
 
-    return _Images(run, filling.elements, int(layout["buffer"][0]), units)
+    return Part(run, filling.elements, int(layout["buffer"][0]), units)
 
 
 _IDEA = "register tiles of channels × pixels over zero-padded planes, one phase at a time"

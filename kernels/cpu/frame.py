@@ -40,6 +40,7 @@ PLANES = np.dtype(
         ("keep", "i8", (3,)),  # at most so many elements on each axis are copied; zeros follow
         ("size", "i8", (3,)),  # of the array that is copied
         ("stride", "i8", (3,)),  # distance of the elements of one phase
+        ("first", "i8", (3,)),  # index of the plane's first element on each axis, in a band of an image
     ]
 )
 
@@ -88,6 +89,8 @@ class Frame(NamedTuple):
         Pixels of one plane that are computed, all images.
     size : int
         Pixels of one plane.
+    skip : int
+        Pixels before the first that is computed, in a band of an image.
     """
 
     stride: Axes
@@ -97,6 +100,7 @@ class Frame(NamedTuple):
     steps: Axes
     total: int
     size: int
+    skip: int = 0
 
     def flat(self, shift: Axes) -> int:
         """Return the offset of a shift in a flattened plane."""
@@ -107,6 +111,11 @@ class Frame(NamedTuple):
         """Zeros in front of the first image, a whole number of vectors."""
         return _round_up(self.flat(self.low), 64)
 
+    @property
+    def start(self) -> int:
+        """Elements of a plane before the first pixel that is computed."""
+        return self.lead + self.skip
+
     def plane(self, reach: int) -> int:
         """Return the elements of a plane whose reads may pass the last pixel by `reach` more."""
         after = max((self.flat(t.shift) for t in self.taps), default=0)
@@ -114,6 +123,55 @@ class Frame(NamedTuple):
         length = _round_up(self.lead + self.size + max(after, before) + reach, 64)
         # An odd number of cache lines keeps neighbouring channels out of the same cache set.
         return length + 16 if length // 16 % 2 == 0 else length
+
+
+class Bands(NamedTuple):
+    """How one image is cut along its first axis, so that the planes of a part of it stay in a cache.
+
+    Attributes
+    ----------
+    axis : int
+        Which axis is cut.
+    rows : int
+        Indices of a band that hold results; the last band may have fewer.
+    total : int
+        All indices that hold results.
+    before, after : int
+        Indices that reads reach beyond a band.
+    """
+
+    axis: int
+    rows: int
+    total: int
+    before: int
+    after: int
+
+    @property
+    def sizes(self) -> set[int]:
+        """The rows of bands, at most two numbers."""
+        return {min(self.rows, self.total), self.total % self.rows} - {0}
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        """Yield the first row of each band, and how many."""
+        for first in range(0, self.total, self.rows):
+            yield first, min(self.rows, self.total - first)
+
+    def moved(self, layout: NDArray[np.void], first: int) -> NDArray[np.void]:
+        """Return a layout whose planes begin at another index of the axis that is cut."""
+        layout = layout.copy()
+        layout["first"][0, self.axis] = first
+        return layout
+
+    def frame(self, whole: Frame, rows: int) -> Frame:
+        """Return the frame of a band of so many rows: what reads reach beyond it is in its planes."""
+        pitch, low = list(whole.pitch), list(whole.low)
+        pitch[self.axis], low[self.axis] = self.before + rows + self.after, 0
+        row = pitch[2] if self.axis else pitch[1] * pitch[2]
+        size = math.prod(pitch)
+        return whole._replace(
+            pitch=(pitch[0], pitch[1], pitch[2]), low=(low[0], low[1], low[2]),
+            steps=(size, pitch[1] * pitch[2], pitch[2]), total=rows * row, size=size, skip=self.before * row,
+        )  # fmt: skip
 
 
 def merged(g: Geometry) -> Geometry:
@@ -202,8 +260,9 @@ class Filling(NamedTuple):
 
 
 def filling(
-    frame: Frame, batch: int, channels: int, size: Axes, stride: Axes, phases: list[Axes], plane: int, shifted: bool
-) -> Filling:
+    frame: Frame, batch: int, channels: int, size: Axes, stride: Axes, phases: list[Axes], plane: int, shifted: bool,
+    bands: Bands | None = None,
+) -> Filling:  # fmt: skip
     """Describe the copy of an (N, C, *size) array into planes; `phases` are sorted.
 
     `shifted` tells whether taps shift the reads, so that the end of a row must be zero for the next one.
@@ -214,6 +273,8 @@ def filling(
     layout["pitch"], layout["size"], layout["stride"] = frame.pitch, size, stride
     layout["steps"], layout["used"] = frame.steps, frame.lead + frame.size
     layout["keep"] = [p - low * shifted for p, low in zip(frame.pitch, frame.low)]
+    if bands:
+        layout["keep"][0, bands.axis] = frame.pitch[bands.axis] - (0 if shifted else bands.after)
     starts = [i for i, phase in enumerate(phases) if i == 0 or phase[:2] != phases[i - 1][:2]]
     return Filling(
         layout=layout,
@@ -227,6 +288,20 @@ def filling(
 def planes_of(taps: list[Tap]) -> dict[Axes, int]:
     """Return the phases that taps read, sorted, with the number of each one's plane; one plane if there are no taps."""
     return {phase: i for i, phase in enumerate(sorted({t.phase for t in taps}) or [(0, 0, 0)])}
+
+
+def bands(frame: Frame, g: Geometry, planes: int, forward: bool) -> Bands | None:
+    """Return how to cut the images of a problem whose planes are too large for a cache, or None."""
+    axis = 0 if g.input[0] > 1 else 1
+    row = planes * math.prod(frame.pitch[axis + 1 :]) * np.dtype(g.dtype).itemsize
+    shifts = [-t.shift[axis] if forward else t.shift[axis] for t in frame.taps]
+    before, after = max(0, -min(shifts, default=0)), max(0, *shifts, 0)
+    rows = CACHED // row - before - after
+    total = -(-g.output[axis] // frame.stride[axis]) if forward else g.input[axis]
+    # What a band shares with the next is copied twice: bands of few rows would not pay.
+    if rows >= total or rows < max(2, 4 * (before + after)):
+        return None
+    return Bands(axis, -(-total // -(-total // rows)), total, before, after)
 
 
 def images_at_once(frame: Frame, g: Geometry, planes: int) -> int:

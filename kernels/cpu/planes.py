@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import workspace
-from fastdeconv.kernels.cpu.frame import PLANES, Filling
+from fastdeconv.kernels.cpu.frame import PLANES, Bands, Filling
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import copy_padded, split_padded, zero_row
 
@@ -53,6 +53,7 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
     size0, size1, size2 = p.size[0], p.size[1], p.size[2]
     stride0, stride1, stride2 = p.stride[0], p.stride[1], p.stride[2]
     keep0, keep1, keep2 = p.keep[0], p.keep[1], p.keep[2]
+    first0, first1 = p.first[0], p.first[1]
     kinds = row_start.size - 1
     for unit in range(lo, hi):
         # All images of a channel by one thread: in one plane they share cache lines.
@@ -68,11 +69,11 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
         pairs = stride2 == 2 and end - begin == 2
         image = top + p.lead + n * p.steps[0]
         for i0 in range(pitch0):
-            o0 = a0 + i0 * stride0
+            o0 = a0 + (i0 + first0) * stride0
             for i1 in range(pitch1):
-                o1 = a1 + i1 * stride1
+                o1 = a1 + (i1 + first1) * stride1
                 at = image + i0 * p.steps[1] + i1 * p.steps[2]
-                inside = i0 < keep0 and o0 < size0 and i1 < keep1 and o1 < size1
+                inside = i0 < keep0 and 0 <= o0 < size0 and i1 < keep1 and 0 <= o1 < size1
                 row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
                 if stride2 == 1:
                     copy_padded(planes, at, array, row, min(keep2, size2) if inside else 0, pitch2)
@@ -86,13 +87,16 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
                         zero_row(planes, at + f * plane, pitch2)
 
 
-def filler(slot: str, dtype: str, filling: Filling) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Return a function that copies an array into planes, taken from a slot of the workspace."""
+def filler(
+    slot: str, dtype: str, filling: Filling, bands: Bands | None = None
+) -> Callable[[NDArray[Any], int], NDArray[Any]]:
+    """Return a function that copies an array, or a band from one index on, into planes from a slot of the workspace."""
     launch = fill.launcher(dtype, filling.units, 4 * filling.elements)
 
-    def filled(array: NDArray[Any]) -> NDArray[Any]:
+    def filled(array: NDArray[Any], first: int) -> NDArray[Any]:
         planes = workspace.take(slot, filling.elements, dtype)
-        launch(array, planes, filling.layout, filling.phase, filling.row_start)
+        layout = bands.moved(filling.layout, first - bands.before) if bands else filling.layout
+        launch(array, planes, layout, filling.phase, filling.row_start)
         return planes
 
     return filled
