@@ -61,7 +61,7 @@ BLOCK = np.dtype(
 )
 
 # Transformed tiles of so many bytes are used before the next ones are made.
-TILES = 16 << 20
+TILES = 6 << 20
 # Weights of a unit at one point, in bytes: they stay in the second-level cache while the tiles pass by.
 _UNIT_WEIGHTS = 256 << 10
 # Products of a unit that are transformed together, in bytes.
