@@ -130,6 +130,16 @@ class Vectors:
             mixed.append(value)
         return mixed
 
+    def every(self, row: list[Any], first: int) -> Any:
+        """Return the elements `first`, ``first + len(row)``, … of a row of vectors, as one: `interleave` undone."""
+        stride, lanes = len(row), self.lanes
+        places = [first + stride * i for i in range(lanes)]
+        value = row[0]
+        for v, vector in enumerate(row):
+            picked = [at % lanes + (lanes if v else 0) if at // lanes == v else i for i, at in enumerate(places)]
+            value = self.select(value, vector, picked)
+        return value
+
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         """Return a·b + c, rounded once where the host can."""
         if not HAS_FMA:
