@@ -56,6 +56,11 @@ EDGE_CASES: dict[str, Problem] = {
     ),
     "even_kernel_stride_3": problem((1, 3, 7, 8), (3, 5, 4, 4), stride=3, padding=1),
     "kernel_5_stride_4": problem((2, 3, 5, 7), (3, 2, 5, 5), stride=4, padding=2, output_padding=3),
+    "kernel_shorter_than_stride": problem(
+        (2, 5, 4, 37), (5, 9, 2, 3), stride=(3, 4), padding=(1, 2), output_padding=(2, 3)
+    ),
+    "kernel_shorter_than_stride_5": problem((1, 3, 3, 35), (3, 4, 3, 2), stride=(2, 5), output_padding=(0, 1)),
+    "stride_7": problem((1, 4, 2, 41), (4, 9, 3, 9), stride=(1, 7), padding=(1, 4)),
     "dilated": problem((1, 7, 9, 10), (7, 5, 3, 3), padding=2, dilation=2),
     "dilated_strided": problem((1, 3, 7, 5), (3, 5, 3, 3), stride=2, padding=1, dilation=3, output_padding=2),
     "dilation_multiple_of_stride": problem((2, 3, 6, 5), (3, 2, 3, 3), stride=2, dilation=2, output_padding=1),

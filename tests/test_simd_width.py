@@ -14,7 +14,7 @@ from dataclasses import replace
 from fastdeconv.kernels.cpu import host
 names = ("dcgan", "fsrcnn", "each_axis_its_own", "depthwise", "one_pixel_many_taps", "parallel", "3d", "deblur",
          "fcn", "wide_stride_cut_at_both_ends", "wide_stride_24", "1d_depthwise_long_kernel", "long_kernel_stride_2",
-         "rows_of_one_channel", "rows_early_phases")
+         "rows_of_one_channel", "rows_early_phases", "kernel_shorter_than_stride", "stride_7")
 for name in names:
     for dtype in ("float32", "float64"):
         p = replace(EDGE_CASES[name], dtype=dtype)

@@ -77,7 +77,7 @@ def joint_units(
                 phase = outer * inner + i
                 tile = buffer[i * p.phases[2] * p.rows * p.width :]
                 store(tile, out, bias, p, q0, g * p.rows, p.rows,
-                      phase // p.phases[1], phase % p.phases[1], 0, p.phases[2], False)  # fmt: skip
+                      phase // p.phases[1], phase % p.phases[1], 0, p.phases[2] if taps else 0, False)  # fmt: skip
 
 
 class _Joint(NamedTuple):

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.rows import add_pairs, add_row, expect_row
+from fastdeconv.kernels.cpu.rows import MOST_PHASES, expect_row, fill_row, interleave_rows
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared, Run
 
@@ -70,7 +70,7 @@ _UNITS = 16
 @device_function
 def store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: int, a0: int, a1: int,
           first: int, count: int, early: bool) -> None:  # fmt: skip
-    """Copy the tiles of `count` phases of the last axis to the output, and add the bias.
+    """Copy the tiles of `count` phases of the last axis to the output, and add the bias; the bias alone if it is 0.
 
     If it is `early` for that, the output's cache lines are asked for: they come while the tiles are computed.
     """
@@ -98,13 +98,10 @@ def store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: i
                 expect_row(out, base + m * plane, min(pixels * stride2, room))
             for m in range(0 if early else rows):
                 extra = bias[channel + m] if bias.size else out.dtype.type(0)
-                if stride2 == 1:
-                    add_row(out, base, tile, start, extra, min(pixels, room))
-                elif count == 2 and stride2 == 2:
-                    both = min(pixels, room // 2)
-                    add_pairs(out, base, tile, start, start + depth, extra, both)
-                    if both < pixels and room % 2:
-                        out[base + 2 * both] = tile[start + both] + extra
+                if count == 0:
+                    fill_row(out, base, extra, min(pixels * stride2, room))
+                elif count == stride2 and count <= MOST_PHASES:
+                    interleave_rows(out, base, tile, start, depth, count, extra, min(pixels * count, room))
                 elif pixels == 1:
                     for b in range(min(count, room)):
                         out[base + b] = tile[start + b * depth] + extra
@@ -152,14 +149,18 @@ def tile_units(
             for outer in range(
                 outer_phases * phase_chunk // p.phase_chunks, outer_phases * (phase_chunk + 1) // p.phase_chunks
             ):
+                a0, a1 = outer // p.phases[1], outer % p.phases[1]
+                row_start = outer * p.phases[2]
+                if tap_start[row_start] == tap_start[row_start + p.phases[2]]:
+                    store(buffer, out, bias, p, q0, channel, rows, a0, a1, 0, 0, False)
+                    continue
                 for first in range(0, p.phases[2], _SIDE_BY_SIDE):
                     count = min(_SIDE_BY_SIDE, p.phases[2] - first)
-                    a0, a1 = outer // p.phases[1], outer % p.phases[1]
                     if p.stride[2] == 1:
                         store(buffer, out, bias, p, q0, channel, rows, a0, a1, first, count, True)
                     for b in range(count):
-                        start = tap_start[outer * p.phases[2] + first + b]
-                        taps = tap_start[outer * p.phases[2] + first + b + 1] - start
+                        start = tap_start[row_start + first + b]
+                        taps = tap_start[row_start + first + b + 1] - start
                         at = panel + start * p.channels * height
                         to = b * depth
                         step = max(1, RUN // max(1, taps))

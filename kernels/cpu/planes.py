@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import workspace
 from fastdeconv.kernels.cpu.frame import PLANES, Bands, Filling
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.rows import copy_padded, split_padded, zero_row
+from fastdeconv.kernels.cpu.rows import MOST_PHASES, split_row, zero_row
 
 
 @device_function
@@ -66,7 +66,10 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
                 zero_row(planes, top + f * plane, p.lead)
             if n == p.batch - 1:
                 zero_row(planes, top + f * plane + p.used, plane - p.used)
-        pairs = stride2 == 2 and end - begin == 2
+        wanted = 0
+        if stride2 <= MOST_PHASES:
+            for f in range(begin, end):
+                wanted |= 1 << phase[3 * f + 2]
         image = top + p.lead + n * p.steps[0]
         for i0 in range(pitch0):
             o0 = a0 + (i0 + first0) * stride0
@@ -75,11 +78,9 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
                 at = image + i0 * p.steps[1] + i1 * p.steps[2]
                 inside = i0 < keep0 and 0 <= o0 < size0 and i1 < keep1 and 0 <= o1 < size1
                 row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
-                if stride2 == 1:
-                    copy_padded(planes, at, array, row, min(keep2, size2) if inside else 0, pitch2)
-                elif pairs:
-                    present = min(2 * keep2, size2) if inside else 0
-                    split_padded(planes, at, at + plane, array, row, present, pitch2)
+                if inside and wanted:
+                    present = min(stride2 * keep2, size2)
+                    split_row(planes, at, plane, array, row, stride2, wanted, present, pitch2)
                 elif inside:
                     _split_row(planes, at, plane, array, row, stride2, keep2, pitch2, size2, phase, begin, end)
                 else:

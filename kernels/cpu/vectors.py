@@ -85,15 +85,6 @@ class Vectors:
         lane = ir.VectorType(INDEX, self.lanes)
         return self.builder.icmp_signed("<", ir.Constant(lane, list(range(self.lanes))), self.splat(count, lane))
 
-    def ascending(self, address: Any, first: Any) -> Any:
-        """Tell whether as many integers as there are lanes are ``first, first + 1, …``."""
-        kind = ir.VectorType(INDEX, self.lanes)
-        values = self.builder.load(self.builder.bitcast(address, kind.as_pointer()), align=8)
-        steps = ir.Constant(kind, list(range(self.lanes)))
-        same = self.builder.icmp_signed("==", values, self.builder.add(self.splat(first, kind), steps))
-        bits = ir.IntType(self.lanes)
-        return self.builder.icmp_signed("==", self.builder.bitcast(same, bits), ir.Constant(bits, -1))
-
     def splat(self, value: Any, vector_type: Any = None) -> Any:
         """Copy a scalar to all lanes."""
         b, kind = self.builder, vector_type or self.type
@@ -129,6 +120,16 @@ class Vectors:
                 value = self.select(value, rows[r], picked)
             mixed.append(value)
         return mixed
+
+    def every(self, row: list[Any], first: int) -> Any:
+        """Return the elements `first`, ``first + len(row)``, … of a row of vectors, as one: `interleave` undone."""
+        stride, lanes = len(row), self.lanes
+        places = [first + stride * i for i in range(lanes)]
+        value = row[0]
+        for v, vector in enumerate(row):
+            picked = [at % lanes + (lanes if v else 0) if at // lanes == v else i for i, at in enumerate(places)]
+            value = self.select(value, vector, picked)
+        return value
 
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
         """Return a·b + c, rounded once where the host can."""
