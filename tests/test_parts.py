@@ -1,0 +1,63 @@
+"""Problems too large for a cache are computed in parts: bands of images, and parts of the transformed tiles."""
+
+import numpy as np
+import pytest
+from cases import EDGE_CASES, IMPLEMENTATIONS, declines, integers, oracle, poisoned, problem
+
+from fastdeconv.dispatch import geometry_of
+from fastdeconv.kernels.cpu import frame
+from fastdeconv.kernels.cpu.winograd import products, weight
+
+CUT = {
+    "2d": problem((2, 3, 60, 20), (3, 2, 4, 4), stride=2, padding=1),
+    "image": problem((1, 3, 61, 20), (3, 1, 9, 9), stride=2, padding=4, output_padding=1),
+    "stride_1": problem((1, 3, 61, 20), (3, 10, 5, 5), padding=2),
+    "padding_over_kernel": problem((1, 3, 61, 9), (3, 5, 3, 3), padding=(5, 4)),
+    "groups": problem((1, 4, 50, 9), (4, 3, 3, 3), padding=(3, 2), dilation=(2, 1), groups=2),
+    "early_rows": problem((1, 2, 70, 9), (2, 1, 2, 3), stride=(3, 4), padding=(1, 0), output_padding=(2, 0)),
+    "one_tap": problem((1, 5, 40, 9), (5, 3, 2, 2), stride=2),
+    "3d": problem((1, 2, 40, 7, 9), (2, 3, 3, 3, 3), stride=2, padding=1),
+    "3d_stride_is_kernel": problem((1, 3, 20, 6, 7), (3, 2, 2, 2, 2), stride=2),
+}
+
+
+def check(implementation, pass_, p):
+    a, b = integers(p, pass_)
+    got = poisoned(p, pass_)
+    bias = (np.arange(p.out_channels, dtype=p.dtype),) if pass_ == "forward" else ()
+    implementation.bind(geometry_of(p))(a.ravel(), b.ravel(), *bias, got.reshape(-1))
+    want = oracle(p, pass_, a, b)
+    if bias:
+        want = want + bias[0].reshape(-1, *[1] * p.ndim)
+    np.testing.assert_array_equal(got, want, f"{pass_} {implementation.name} {p}")
+
+
+@pytest.mark.parametrize("cached", [2000, 8000, 20_000])
+@pytest.mark.parametrize("name", CUT)
+def test_bands(name, cached, monkeypatch):
+    monkeypatch.setattr(frame, "CACHED", cached)
+    bands, cut = frame.bands, []
+
+    def recorded(*arguments):
+        cut.append(bands(*arguments))
+        return cut[-1]
+
+    monkeypatch.setattr(frame, "bands", recorded)
+    served = 0
+    for pass_, implementation in IMPLEMENTATIONS:
+        cuts = implementation.name in ("direct_tile", "direct_joint", "direct_dot")
+        if cuts and declines(implementation, pass_, CUT[name]) is None:
+            check(implementation, pass_, CUT[name])
+            served += 1
+    assert served >= 3
+    assert cached != 8000 or any(cut), "no band was cut"
+
+
+@pytest.mark.parametrize("name", ["dcgan", "deblur", "groups", "1d_long", "1d_hifigan", "3d", "3d_vnet", *CUT])
+def test_parts_of_tiles(name, monkeypatch):
+    p = CUT.get(name) or EDGE_CASES[name]
+    for module, constant in ((products, "TILES"), (weight, "TILES"), (products, "_PRODUCTS"), (products, "RUN")):
+        monkeypatch.setattr(module, constant, 64)
+    for pass_, implementation in IMPLEMENTATIONS:
+        if implementation.name in ("winograd", "direct_product") and declines(implementation, pass_, p) is None:
+            check(implementation, pass_, p)
