@@ -142,11 +142,9 @@ def tile_units(
                 outer_phases * phase_chunk // p.phase_chunks, outer_phases * (phase_chunk + 1) // p.phase_chunks
             ):
                 row_start = outer * p.phases[2]
-                if tap_start[row_start] == tap_start[row_start + p.phases[2]]:
-                    _store(buffer, out, bias, p, q0, channel, rows, outer // p.phases[1], outer % p.phases[1], 0, 0)
-                    continue
-                for first in range(0, p.phases[2], _SIDE_BY_SIDE):
-                    count = min(_SIDE_BY_SIDE, p.phases[2] - first)
+                touched = tap_start[row_start] < tap_start[row_start + p.phases[2]]
+                for first in range(0, p.phases[2] if touched else 1, _SIDE_BY_SIDE):
+                    count = min(_SIDE_BY_SIDE, p.phases[2] - first) if touched else 0
                     for b in range(count):
                         start = tap_start[row_start + first + b]
                         taps = tap_start[row_start + first + b + 1] - start
