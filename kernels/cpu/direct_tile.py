@@ -151,34 +151,31 @@ def tile_units(
             ):
                 a0, a1 = outer // p.phases[1], outer % p.phases[1]
                 row_start = outer * p.phases[2]
-                if tap_start[row_start] == tap_start[row_start + p.phases[2]]:
-                    store(buffer, out, bias, p, q0, channel, rows, a0, a1, 0, 0, False)
-                    continue
-                for first in range(0, p.phases[2], _SIDE_BY_SIDE):
-                    count = min(_SIDE_BY_SIDE, p.phases[2] - first)
-                    if p.stride[2] == 1:
-                        store(buffer, out, bias, p, q0, channel, rows, a0, a1, first, count, True)
-                    for b in range(count):
-                        start = tap_start[row_start + first + b]
-                        taps = tap_start[row_start + first + b + 1] - start
-                        at = panel + start * p.channels * height
-                        to = b * depth
-                        step = max(1, RUN // max(1, taps))
-                        for c in range(0, p.channels, step):
-                            some = min(step, p.channels - c)
-                            target = scratch if c else to
-                            if taps == 1:  # a loop over channels alone
-                                outer_tile(height, 1, some, weight, at + c * height,
-                                           source, pixels + tap_offset[start], 0,
-                                           channel_offset, c, buffer, target)  # fmt: skip
-                            else:
-                                outer_tile(height, some, taps, weight, at + c * taps * height,
-                                           source, pixels + c * p.channel_step, p.channel_step,
-                                           tap_offset, start, buffer, target)  # fmt: skip
-                            if c:
-                                for i in range(depth):
-                                    buffer[to + i] += buffer[scratch + i]
-                    store(buffer, out, bias, p, q0, channel, rows, a0, a1, first, count, False)
+                touched = tap_start[row_start] < tap_start[row_start + p.phases[2]]
+                for first in range(0, p.phases[2] if touched else 1, _SIDE_BY_SIDE):
+                    count = min(_SIDE_BY_SIDE, p.phases[2] - first) if touched else 0
+                    for late in range(0 if p.stride[2] == 1 else 1, 2):
+                        for b in range(count * late):
+                            start = tap_start[row_start + first + b]
+                            taps = tap_start[row_start + first + b + 1] - start
+                            at = panel + start * p.channels * height
+                            to = b * depth
+                            step = max(1, RUN // max(1, taps))
+                            for c in range(0, p.channels, step):
+                                some = min(step, p.channels - c)
+                                target = scratch if c else to
+                                if taps == 1:  # a loop over channels alone
+                                    outer_tile(height, 1, some, weight, at + c * height,
+                                               source, pixels + tap_offset[start], 0,
+                                               channel_offset, c, buffer, target)  # fmt: skip
+                                else:
+                                    outer_tile(height, some, taps, weight, at + c * taps * height,
+                                               source, pixels + c * p.channel_step, p.channel_step,
+                                               tap_offset, start, buffer, target)  # fmt: skip
+                                if c:
+                                    for i in range(depth):
+                                        buffer[to + i] += buffer[scratch + i]
+                        store(buffer, out, bias, p, q0, channel, rows, a0, a1, first, count, not late)
 
 
 def tile_work(height: int) -> float:
