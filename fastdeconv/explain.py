@@ -104,6 +104,7 @@ def explain(
       not direct_loops: 147456 multiplications are more than 12000, so vector tiles are faster
       not direct_phases: 3 output channels of a group share reads of x better in tiles of channels
       not direct_wide_stride: a stride of 2 along the last axis is too narrow for vectors along it
+      not direct_joint: ...
       not winograd: transforms and products would cost as much as ... multiplications, direct sums ...
       not direct_product: a phase has more than one tap
       not needed: reference
