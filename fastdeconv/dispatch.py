@@ -11,6 +11,7 @@ from fastdeconv.kernels import reference
 from fastdeconv.kernels.cpu import (
     direct_dot,
     direct_joint,
+    direct_local,
     direct_long_kernel,
     direct_loops,
     direct_phases,
@@ -38,6 +39,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ("cpu", "input_grad"): (
         direct_loops.INPUT_GRAD,
         direct_long_kernel.INPUT_GRAD,
+        direct_local.INPUT_GRAD,
         products.WINOGRAD_INPUT_GRAD,
         products.DIRECT_INPUT_GRAD,
         direct_tile.INPUT_GRAD,
@@ -46,6 +48,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ("cpu", "weight_grad"): (
         direct_loops.WEIGHT_GRAD,
         direct_long_kernel.WEIGHT_GRAD,
+        direct_local.WEIGHT_GRAD,
         weight.WINOGRAD,
         weight.DIRECT,
         direct_dot.WEIGHT_GRAD,

@@ -41,6 +41,44 @@ def _split_row(
         at += plane
 
 
+@device_function
+def fill_image(planes: Any, top: int, n: int, array: Any, image: int, p: Any, phase: Any, begin: int, end: int) -> None:
+    """Copy one image of one channel, number `image` of the array, into the planes of the phases `begin` to `end`.
+
+    It is the n-th in its planes, the first of which starts at `top`; zeros go around.
+    """
+    pitch2, plane = p.pitch[2], p.plane
+    size0, size1, size2 = p.size[0], p.size[1], p.size[2]
+    stride0, stride1, stride2 = p.stride[0], p.stride[1], p.stride[2]
+    keep0, keep1, keep2 = p.keep[0], p.keep[1], p.keep[2]
+    first0, first1 = p.first[0], p.first[1]
+    a0, a1 = phase[3 * begin], phase[3 * begin + 1]
+    for f in range(end - begin):
+        if n == 0:
+            zero_row(planes, top + f * plane, p.lead)
+        if n == p.batch - 1:
+            zero_row(planes, top + f * plane + p.used, plane - p.used)
+    wanted = 0
+    if stride2 <= MOST_PHASES:
+        for f in range(begin, end):
+            wanted |= 1 << phase[3 * f + 2]
+    start = top + p.lead + n * p.steps[0]
+    for i0 in range(p.pitch[0]):
+        o0 = a0 + (i0 + first0) * stride0
+        for i1 in range(p.pitch[1]):
+            o1 = a1 + (i1 + first1) * stride1
+            at = start + i0 * p.steps[1] + i1 * p.steps[2]
+            inside = i0 < keep0 and 0 <= o0 < size0 and i1 < keep1 and 0 <= o1 < size1
+            row = ((image * size0 + o0) * size1 + o1) * size2
+            if inside and wanted:
+                split_row(planes, at, plane, array, row, stride2, wanted, min(stride2 * keep2, size2), pitch2)
+            elif inside:
+                _split_row(planes, at, plane, array, row, stride2, keep2, pitch2, size2, phase, begin, end)
+            else:
+                for f in range(end - begin):
+                    zero_row(planes, at + f * plane, pitch2)
+
+
 @kernel("T[]", "T[]", PLANES, "int[]", "int[]")
 def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row_start: Any) -> None:
     """Copy an (N, C, D, H, W) array into planes (channel, phase, …the frame's order), zeros around.
@@ -49,43 +87,12 @@ def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row
     phase: the first element on each axis; ``row_start`` where the phases of each kind of row start in it.
     """
     p = layout[0]
-    pitch0, pitch1, pitch2, plane, phases = p.pitch[0], p.pitch[1], p.pitch[2], p.plane, p.phases
-    size0, size1, size2 = p.size[0], p.size[1], p.size[2]
-    stride0, stride1, stride2 = p.stride[0], p.stride[1], p.stride[2]
-    keep0, keep1, keep2 = p.keep[0], p.keep[1], p.keep[2]
-    first0, first1 = p.first[0], p.first[1]
     kinds = row_start.size - 1
     for unit in range(lo, hi):
         # All images of a channel by one thread: in one plane they share cache lines.
         kind, n, c = unit % kinds, unit // kinds % p.batch, unit // (kinds * p.batch)
-        begin, end = row_start[kind], row_start[kind + 1]
-        a0, a1 = phase[3 * begin], phase[3 * begin + 1]
-        top = (c * phases + begin) * plane
-        for f in range(end - begin):
-            if n == 0:
-                zero_row(planes, top + f * plane, p.lead)
-            if n == p.batch - 1:
-                zero_row(planes, top + f * plane + p.used, plane - p.used)
-        wanted = 0
-        if stride2 <= MOST_PHASES:
-            for f in range(begin, end):
-                wanted |= 1 << phase[3 * f + 2]
-        image = top + p.lead + n * p.steps[0]
-        for i0 in range(pitch0):
-            o0 = a0 + (i0 + first0) * stride0
-            for i1 in range(pitch1):
-                o1 = a1 + (i1 + first1) * stride1
-                at = image + i0 * p.steps[1] + i1 * p.steps[2]
-                inside = i0 < keep0 and 0 <= o0 < size0 and i1 < keep1 and 0 <= o1 < size1
-                row = (((n * p.channels + c) * size0 + o0) * size1 + o1) * size2
-                if inside and wanted:
-                    present = min(stride2 * keep2, size2)
-                    split_row(planes, at, plane, array, row, stride2, wanted, present, pitch2)
-                elif inside:
-                    _split_row(planes, at, plane, array, row, stride2, keep2, pitch2, size2, phase, begin, end)
-                else:
-                    for f in range(end - begin):
-                        zero_row(planes, at + f * plane, pitch2)
+        top = (c * p.phases + row_start[kind]) * p.plane
+        fill_image(planes, top, n, array, n * p.channels + c, p, phase, row_start[kind], row_start[kind + 1])
 
 
 def filler(

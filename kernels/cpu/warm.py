@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastdeconv.kernels.cpu import (
     direct_dot,
     direct_joint,
+    direct_local,
     direct_long_kernel,
     direct_loops,
     direct_phases,
@@ -17,8 +18,8 @@ from fastdeconv.kernels.cpu.jit import Kernel
 from fastdeconv.kernels.cpu.winograd import products, tiles, weight
 
 _MODULES = (
-    direct_dot, direct_joint, direct_long_kernel, direct_loops, direct_phases, direct_tile, direct_wide_stride,
-    interchange, planes, products, tiles, weight,
+    direct_dot, direct_joint, direct_local, direct_long_kernel, direct_loops, direct_phases, direct_tile,
+    direct_wide_stride, interchange, planes, products, tiles, weight,
 )  # fmt: skip
 
 
