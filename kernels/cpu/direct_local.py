@@ -31,8 +31,8 @@ Array = NDArray[Any]
 
 # Planes of one group, in bytes: a core's second-level cache has room for them.
 _CACHED = 512 << 10
-# More channels of a group share reads better in tiles of channels.
-_CHANNELS = 4
+# With more channels in a group, weights that every image reads again do not leave room for its planes.
+_CHANNELS = 64
 # Products of a running total.
 _RUN = 2048
 # Enough units to share among threads.
@@ -159,7 +159,7 @@ def declines(g: Geometry) -> str | None:
 def yields(g: Geometry) -> str | None:
     """Return why planes of all groups should be faster, or None."""
     if max(g.group_in, g.group_out) > _CHANNELS:
-        return f"{g.group_in} and {g.group_out} channels of a group use planes often enough to keep those of all"
+        return f"{g.group_in} and {g.group_out} channels of a group have weights too large to share a core's cache"
     if g.batch * g.groups < _UNITS:
         return f"{g.batch * g.groups} images of groups are too few for all threads"
     return None
