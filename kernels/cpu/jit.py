@@ -16,11 +16,20 @@ from numba import njit, types
 
 from fastdeconv.kernels.cpu import shared_loop, threads
 from fastdeconv.kernels.cpu.cache import DiskCache
+from fastdeconv.kernels.cpu.compiler import DeviceCompiler, KernelCompiler
 from fastdeconv.kernels.cpu.shared_loop import OPTIONS
 
 # For functions that allocate nothing: without this, a call counts references to every array it passes, and takes 40 ns
 # where a short row takes 10. Nothing calls them from Python or C.
-device_function = njit(_nrt=False, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
+_device = njit(_nrt=False, pipeline_class=DeviceCompiler, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
+
+
+def device_function(function: Callable[..., Any]) -> Any:
+    made = _device(function)
+    template = made.get_call_template
+    made.get_call_template = lambda args, kws: template([types.unliteral(a) for a in args], kws)
+    return made
+
 
 Entry = Callable[..., None]
 
@@ -41,7 +50,7 @@ class Kernel:
         self.module = units.__module__
         self.name = f"{units.__module__.rpartition('.')[2]}.{units.__name__}"
         self._arguments = arguments
-        self._units = njit(no_cfunc_wrapper=True, **OPTIONS)(units)
+        self._units = njit(pipeline_class=KernelCompiler, no_cfunc_wrapper=True, **OPTIONS)(units)
         self._units._cache = DiskCache(self.name)
         self._entries: dict[tuple[str, bool], Entry] = {}
 

@@ -164,25 +164,29 @@ def transpose(typing_context: Any, out: Any, out_at: Any, out_step: Any, rows: A
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         out, out_at, out_step, rows, rows_at = arguments
-        vectors = Vectors(builder, signature.args[0].dtype)
         target = pointer(context, builder, signature.args[0], out, out_at)
         source = pointer(context, builder, signature.args[3], rows, rows_at)
-        lanes = vectors.lanes
-        v = [vectors.load(source, index(i * lanes)) for i in range(lanes)]
-        distance = 1
-        while distance < lanes:  # swap blocks of this size off the diagonal
-            upper = [j - distance + lanes if j & distance else j for j in range(lanes)]
-            lower = [j + lanes if j & distance else j + distance for j in range(lanes)]
-            for i in range(lanes):
-                if not i & distance:
-                    a, b = v[i], v[i + distance]
-                    v[i], v[i + distance] = vectors.select(a, b, upper), vectors.select(a, b, lower)
-            distance *= 2
-        for j, value in enumerate(v):
-            vectors.store(value, target, builder.mul(out_step, index(j)))
+        call_once_compiled(builder, "transpose", signature.args[0].dtype, [target, out_step, source], _transpose)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _transpose(vectors: Vectors, arguments: list[Any]) -> None:
+    target, step, source = arguments
+    lanes = vectors.lanes
+    v = [vectors.load(source, index(i * lanes)) for i in range(lanes)]
+    distance = 1
+    while distance < lanes:  # swap blocks of this size off the diagonal
+        upper = [j - distance + lanes if j & distance else j for j in range(lanes)]
+        lower = [j + lanes if j & distance else j + distance for j in range(lanes)]
+        for i in range(lanes):
+            if not i & distance:
+                a, b = v[i], v[i + distance]
+                v[i], v[i + distance] = vectors.select(a, b, upper), vectors.select(a, b, lower)
+        distance *= 2
+    for j, value in enumerate(v):
+        vectors.store(value, target, vectors.builder.mul(step, index(j)))
 
 
 @intrinsic
@@ -247,23 +251,30 @@ def scatter(
         target = pointer(context, builder, signature.args[0], out, out_at)
         places = pointer(context, builder, signature.args[2], table, table_at)
         source = pointer(context, builder, signature.args[4], row, row_at)
-
-        def emit(adding: bool) -> None:
-            def body(j: Any, carried: list[Any]) -> list[Any]:
-                place = builder.load(builder.gep(places, [j]))
-                with builder.if_then(builder.icmp_signed(">=", place, index(0)), likely=True):
-                    value = builder.fadd(builder.load(builder.gep(source, [j])), extra)
-                    at = builder.gep(target, [place])
-                    builder.store(builder.fadd(value, builder.load(at)) if adding else value, at)
-                return carried
-
-            loop(builder, count, [], body)
-
-        with builder.if_else(add) as (then, otherwise):
-            with then:
-                emit(True)
-            with otherwise:
-                emit(False)
+        values = [target, places, source, extra, add, count]
+        call_once_compiled(builder, "scatter", signature.args[0].dtype, values, _scatter)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _scatter(vectors: Vectors, arguments: list[Any]) -> None:
+    target, places, source, extra, add, count = arguments
+    builder = vectors.builder
+
+    def emit(adding: bool) -> None:
+        def body(j: Any, carried: list[Any]) -> list[Any]:
+            place = builder.load(builder.gep(places, [j]))
+            with builder.if_then(builder.icmp_signed(">=", place, index(0)), likely=True):
+                value = builder.fadd(builder.load(builder.gep(source, [j])), extra)
+                at = builder.gep(target, [place])
+                builder.store(builder.fadd(value, builder.load(at)) if adding else value, at)
+            return carried
+
+        loop(builder, count, [], body)
+
+    with builder.if_else(add) as (then, otherwise):
+        with then:
+            emit(True)
+        with otherwise:
+            emit(False)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.frame import Ints, ints
 from fastdeconv.kernels.cpu.jit import Kernel, device_function, kernel
 from fastdeconv.kernels.cpu.rows import gather
@@ -132,7 +133,7 @@ def largest(p: Any) -> int:
 
 @device_function
 def transform(
-    p: Any, before: Any, after: Any, vectors: int, width: int,
+    which: Any, before: Any, after: Any, vectors: int, width: int,
     source: Any, source_at: int, source_step: int, target: Any, target_at: int, target_step: int,
     scratch: Any, half: int,
 ) -> None:  # fmt: skip
@@ -143,33 +144,33 @@ def transform(
     n1, n2 = before[1], before[2]
     now, at, step = source, source_at, source_step
     free = 0
-    if p.transform[0]:
+    if which[0]:
         for j in range(n1 * n2):
-            combine(p.transform[0], now, at + j * step, n1 * n2 * step,
+            combine(which[0], now, at + j * step, n1 * n2 * step,
                     scratch, free + j * width, n1 * n2 * width, vectors)  # fmt: skip
         now, at, step, free = scratch, free, width, half - free
-    if p.transform[1]:
+    if which[1]:
         for i in range(after[0]):
             for j in range(n2):
-                combine(p.transform[1], now, at + (i * n1 * n2 + j) * step, n2 * step,
+                combine(which[1], now, at + (i * n1 * n2 + j) * step, n2 * step,
                         scratch, free + (i * after[1] * n2 + j) * width, n2 * width, vectors)  # fmt: skip
         now, at, step, free = scratch, free, width, half - free
     for i in range(after[0] * after[1]):
-        combine(p.transform[2], now, at + i * n2 * step, step,
+        combine(which[2], now, at + i * n2 * step, step,
                 target, target_at + i * after[2] * target_step, target_step, vectors)  # fmt: skip
 
 
 @device_function
 def gather_transformed(
-    p: Any, before: Any, after: Any, vectors: int, width: int,
+    which: Any, before: Any, after: Any, vectors: int, width: int,
     array: Any, array_at: int, table: Any, table_at: int, target: Any, target_at: int, target_step: int,
     tile: Any, scratch: Any, half: int,
 ) -> None:  # fmt: skip
     """Transform a tile whose elements a table places in an array; see `transform`."""
     elements = before[0] * before[1] * before[2]
-    if p.transform[0] or p.transform[1] or p.transform[2]:
+    if which[0] or which[1] or which[2]:
         gather(tile, 0, array, array_at, table, table_at, elements * width)
-        transform(p, before, after, vectors, width, tile, 0, width, target, target_at, target_step, scratch, half)
+        transform(which, before, after, vectors, width, tile, 0, width, target, target_at, target_step, scratch, half)
     else:
         gather(target, target_at, array, array_at, table, table_at, width)
 
@@ -185,9 +186,9 @@ def transform_units(
     phases = p.phases[0] * p.phases[1] * p.phases[2]
     rows = phases * p.channels
     half = largest(p) * width
-    scratch = np.empty(2 * half, array.dtype)
-    tile = np.empty(elements * width, array.dtype)
-    table = np.empty(phases * elements * width, np.int64)
+    scratch = empty(2 * half, array.dtype)
+    tile = empty(elements * width, array.dtype)
+    table = empty(phases * elements * width, np.int64)
     built = -1
     for unit in range(lo, hi):
         chunk = unit % chunks
@@ -198,7 +199,7 @@ def transform_units(
             built = panel
         for row in range(rows * chunk // chunks, rows * (chunk + 1) // chunks):
             f, c = row // p.channels, row % p.channels
-            gather_transformed(p, p.elements, p.points, p.vectors, width,
+            gather_transformed(p.transform, p.elements, p.points, p.vectors, width,
                                array, (g * p.channels + c) * p.plane, table, f * elements * width, panels,
                                g * p.group_step + panel * p.panel_step + row * p.row_step, p.point_step,
                                tile, scratch, half)  # fmt: skip

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.frame import Ints, ints, merged
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import scatter, transpose, zero_row
@@ -113,7 +114,7 @@ def transform_weights(
                 at += 1
     for c in range(p.depth):
         for i in range(p.tall // pack):
-            gather_transformed(p, p.taps, p.points, pack // lanes, pack,
+            gather_transformed(p.transform, p.taps, p.points, pack // lanes, pack,
                                weight, start + c * p.depth_step, table, i * elements * pack,
                                left, left_at + (i * p.depth + c) * pack, p.pitch, tile, scratch, half)  # fmt: skip
 
@@ -139,7 +140,7 @@ def transpose_weights(
                         inside = c + lane < p.depth
                         table[e * lanes + lane] = taps[f * elements + e] + lane * p.depth_step if inside else -1
                 for row in range(first, min(first + lanes, present)):
-                    gather_transformed(p, p.taps, p.points, 1, lanes,
+                    gather_transformed(p.transform, p.taps, p.points, 1, lanes,
                                        weight, start + row * p.row_step + c * p.depth_step, table, 0,
                                        square, (row - first) * lanes, lanes * lanes,
                                        tile, scratch, points * lanes)  # fmt: skip
@@ -154,8 +155,8 @@ def store_units(lo: int, hi: int, weight: Any, stored: Any, weights: Any, taps: 
     """Transform the weights of one block of output channels of one group for all runs to come."""
     p = weights[0]
     points, tap_count = p.points[0] * p.points[1] * p.points[2], p.taps[0] * p.taps[1] * p.taps[2]
-    table, tile = np.empty(tap_count * p.tall, np.int64), np.empty(tap_count * p.pack, weight.dtype)
-    scratch = np.empty(2 * points * p.pack, weight.dtype)
+    table, tile = empty(tap_count * p.tall, np.int64), empty(tap_count * p.pack, weight.dtype)
+    scratch = empty(2 * points * p.pack, weight.dtype)
     for unit in range(lo, hi):
         first = unit % p.blocks * p.block
         at = unit // p.blocks * p.group_step + first * p.row_step
@@ -184,16 +185,17 @@ def product_units(
     left_at = lo * p.room
     products_at = left_at + points * p.pitch
     lefts = stored if stored.size else room
-    scratch = np.empty(2 * half, out.dtype)
-    tile = np.empty(elements * width, out.dtype)
-    table = np.empty(p.row_phases * elements * width, np.int64)
+    scratch = empty(2 * half, out.dtype)
+    tile = empty(elements * width, out.dtype)
+    table = empty(p.row_phases * elements * width, np.int64)
     lanes = width // t.vectors
     pack = p.pack
     tap_count = p.taps[0] * p.taps[1] * p.taps[2]
-    weight_table = np.empty(tap_count * tall, np.int64)
-    weight_tile = np.empty(tap_count * pack, out.dtype)
-    weight_scratch = np.empty(2 * points * pack, out.dtype)
-    square = np.zeros(points * lanes * lanes if adding else 0, out.dtype)
+    weight_table = empty(tap_count * tall, np.int64)
+    weight_tile = empty(tap_count * pack, out.dtype)
+    weight_scratch = empty(2 * points * pack, out.dtype)
+    square = empty(points * lanes * lanes if adding else 0, out.dtype)
+    zero_row(square, 0, square.size)
     for unit in range(lo, hi):
         split = unit % splits
         rest = unit // splits
@@ -234,7 +236,7 @@ def product_units(
                         channel = g * p.rows + first + c
                         extra = bias[channel] if bias.size else out.dtype.type(0)
                         if transformed:
-                            transform(t, t.points, t.elements, t.vectors, width, room, at, p.panels * tall * width,
+                            transform(t.transform, t.points, t.elements, t.vectors, width, room, at, p.panels * tall * width,
                                       tile, 0, width, scratch, half)  # fmt: skip
                             scatter(out, channel * t.plane, table, f * elements * width, tile, 0, extra, adding > 0,
                                     elements * width)  # fmt: skip

@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.rows import scatter, transpose
+from fastdeconv.kernels.cpu.rows import scatter, transpose, zero_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import cost, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
@@ -79,10 +80,11 @@ def transposed_units(
     rows = (p.channels + p.block - 1) // p.block * p.block * phases
     squares = (rows + lanes - 1) // lanes
     half = largest(p) * lanes
-    scratch = np.empty(2 * half, array.dtype)
-    tile = np.empty(elements * lanes, array.dtype)
-    square = np.zeros(points * lanes * lanes, array.dtype)
-    table = np.empty(phases * elements * lanes, np.int64)
+    scratch = empty(2 * half, array.dtype)
+    tile = empty(elements * lanes, array.dtype)
+    square = empty(points * lanes * lanes, array.dtype)
+    zero_row(square, 0, square.size)
+    table = empty(phases * elements * lanes, np.int64)
     built = -1
     for unit in range(lo, hi):
         chunk = unit % chunks
@@ -96,7 +98,7 @@ def transposed_units(
                 f = row // p.block % phases
                 c = row // (p.block * phases) * p.block + row % p.block
                 if c < p.channels:
-                    gather_transformed(p, p.elements, p.points, 1, lanes,
+                    gather_transformed(p.transform, p.elements, p.points, 1, lanes,
                                        array, (g * p.channels + c) * p.plane, table, f * elements * lanes,
                                        square, (row - first_row) * lanes, lanes * lanes,
                                        tile, scratch, half)  # fmt: skip
@@ -116,10 +118,10 @@ def weight_units(
     points = p.points[0] * p.points[1] * p.points[2]
     elements = p.taps[0] * p.taps[1] * p.taps[2]
     panels = p.columns // width
-    sums = np.empty(points * pack * p.columns, out.dtype)
-    kernels = np.empty(elements * width, out.dtype)
-    scratch = np.empty(2 * points * width, out.dtype)
-    table = np.empty(panels * elements * width, np.int64)
+    sums = empty(points * pack * p.columns, out.dtype)
+    kernels = empty(elements * width, out.dtype)
+    scratch = empty(2 * points * width, out.dtype)
+    table = empty(panels * elements * width, np.int64)
     for unit in range(lo, hi):
         block = unit % p.blocks
         rest = unit // p.blocks
@@ -144,7 +146,7 @@ def weight_units(
         for m in range(present):
             at = ((g * p.rows + i * pack + m) * p.channels + block * p.block) * p.kernel_taps
             for panel in range(panels):
-                transform(p, p.points, p.taps, width // p.lanes, width,
+                transform(p.transform, p.points, p.taps, width // p.lanes, width,
                           sums, (panel * points * pack + m) * width, pack * width,
                           kernels, 0, width, scratch, points * width)  # fmt: skip
                 scatter(out, at, table, panel * elements * width, kernels, 0, out.dtype.type(0), True,
