@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from numba import types
-from numba.core.typing.npydecl import parse_dtype
 from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
 
 _ALIGNMENT = 64  # bytes, a cache line
 
@@ -15,6 +13,9 @@ _ALIGNMENT = 64  # bytes, a cache line
 @intrinsic
 def empty(typing_context: Any, size: Any, dtype: Any) -> Any:
     """Do what ``np.empty(size, dtype)`` does, of which Numba compiles several functions a kernel."""
+    from numba.core.typing.npydecl import parse_dtype  # here, as Numba takes its time to import them
+    from numba.np.arrayobj import populate_array
+
     array_type = types.Array(parse_dtype(dtype), 1, "C")
     signature = array_type(types.int64, dtype)
 

@@ -1,7 +1,8 @@
-"""Numba's compiler, with code optimised once.
+"""Numba's compiler, with every function optimised once.
 
-Numba optimises each function when it is lowered, again with all it calls, turns that into machine code, and does the same
-once more in every function that calls it. Functions that are only called from others go without all that here.
+Numba optimises a function when it is lowered, then together with what it calls, makes machine code of it, and does the
+last two again in each function that calls it. Here a function that only others call is kept as it was lowered,
+and one that Python calls is optimised when everything is there.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from numba.core.compiler import Compiler
 
 
 class _KernelLibrary(JITCodeLibrary):
-    """Optimised when all its functions are together."""
+    """Optimised as a whole."""
 
     def _optimize_functions(self, module: Any) -> None:
         module.data_layout = self._codegen._data_layout
 
 
 class _DeviceLibrary(_KernelLibrary):
-    """Neither optimised nor run by itself, only linked into others."""
+    """Not optimised, and never run by itself."""
 
     def _optimize_final_module(self) -> None:
         pass
@@ -31,7 +32,7 @@ class _DeviceLibrary(_KernelLibrary):
 
     @property
     def codegen(self) -> Any:
-        """What Numba tells the function's environment, which has no machine code to go into."""
+        """What Numba tells where a function's globals are: itself, which has no machine code that would read them."""
         return self
 
     def set_env(self, name: str, environment: Any) -> None:
@@ -39,19 +40,18 @@ class _DeviceLibrary(_KernelLibrary):
 
 
 class KernelCompiler(Compiler):
-    """Compile what is called from Python, and in loops over its units."""
+    """For functions that Python calls."""
 
     library = _KernelLibrary
 
     def compile_extra(self, function: Any) -> Any:
         """Compile a Python function."""
-        codegen = self.state.targetctx.codegen()
-        self.state.library = self.library(codegen, function.__qualname__)
+        self.state.library = self.library(self.state.targetctx.codegen(), function.__qualname__)
         self.state.library.enable_object_caching()
         return super().compile_extra(function)
 
 
 class DeviceCompiler(KernelCompiler):
-    """Compile what is called from kernels alone."""
+    """For functions that are only called from such ones."""
 
     library = _DeviceLibrary
