@@ -18,8 +18,8 @@ PACKAGE = Path(fastdeconv.__file__).parent
 # Prints how many kernels had to be compiled, and where they are kept.
 COUNT = """
 from fastdeconv.kernels.cpu import cache, direct_loops, jit, planes, shared_loop
-units = [k._units for m in (direct_loops, planes) for k in vars(m).values() if isinstance(k, jit.Kernel)]
-functions = [*units, shared_loop._loop, shared_loop._share]
+runs = [k._run for m in (direct_loops, planes) for k in vars(m).values() if isinstance(k, jit.Kernel)]
+functions = [*runs, shared_loop._loop]
 print(sum(sum(f.stats.cache_misses.values()) for f in functions), cache.directory()[0])
 """
 # One small kernel.

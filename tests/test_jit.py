@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numba.core.caching import NullCache
 
+from fastdeconv.kernels.cpu import shared_loop
 from fastdeconv.kernels.cpu.jit import kernel
 
 NUMBERS = np.dtype([("scale", "i8"), ("offset", "i8")])
@@ -24,7 +25,7 @@ def fail(lo, hi, out):
 
 
 for made in (mark, fail):
-    made._units._cache = NullCache()  # the cache on disk knows the content of the package's sources only
+    made._run._cache = NullCache()  # the cache on disk knows the content of the package's sources only
 
 
 @pytest.mark.quick
@@ -34,17 +35,20 @@ def test_all_units_run_once_on_several_threads(dtype, chunks):
     units = 61
     out, count = np.full(units, np.nan, dtype), np.zeros(units, np.int64)
     numbers = np.array([(3, 5)], NUMBERS)
-    mark.entry(dtype, True)(chunks, units, (out, count, 100, numbers))
+    mark.entry(dtype)(shared_loop.loop_address(), chunks, units, (out, count, 100, numbers))
     np.testing.assert_array_equal(count, int(chunks > 0))
     if chunks:
         np.testing.assert_array_equal(out, 3 * np.arange(units) + 105)
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("parallel", [False, True])
-def test_what_fails_in_a_unit_is_raised(parallel):
-    entry = fail.entry("float32", parallel)
-    run = (lambda a: entry(8, 100, (a,))) if parallel else (lambda a: entry(0, 100, a))
+@pytest.mark.parametrize("chunks", [1, 8])
+def test_what_fails_in_a_unit_is_raised(chunks):
+    entry = fail.entry("float32")
+
+    def run(a):
+        entry(shared_loop.loop_address(), chunks, 100, (a,))
+
     run(np.array([100]))
     for unit in (0, 50, 99):
         with pytest.raises(MemoryError):

@@ -21,11 +21,11 @@ import fastdeconv
 after = dict(os.environ), set(sys.modules), len(os.listdir("/proc/self/task"))
 from fastdeconv.kernels.cpu import direct_dot, direct_loops, direct_tile, jit, planes, shared_loop
 modules = (direct_dot, direct_loops, direct_tile, planes)
-kernels = [k._units for m in modules for k in vars(m).values() if isinstance(k, jit.Kernel)]
+kernels = [k._run for m in modules for k in vars(m).values() if isinstance(k, jit.Kernel)]
 print(json.dumps({
     "environment": before[0] == after[0],
     "threads": before[2] == after[2],
-    "compiled": sum(len(f.overloads) for f in (*kernels, shared_loop._loop, shared_loop._share)),
+    "compiled": sum(len(f.overloads) for f in (*kernels, shared_loop._loop)),
     "modules": sorted({m.partition(".")[0] for m in after[1] - before[1]} - {"numpy", *sys.stdlib_module_names}),
 }))
 """

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation
@@ -65,8 +66,8 @@ def dot_units(lo: int, hi: int, x: Any, gy: Any, sums: Any, begin_sums: int, lay
     """Add one range of pixels for one chunk of rows and one of columns of one group; `begin_sums` forgets the old."""
     p = layout[0]
     height, width = p.height, p.width
-    row_offset = np.empty(height, np.int64)
-    column_offset = np.empty(width, np.int64)
+    row_offset = empty(height, np.int64)
+    column_offset = empty(width, np.int64)
     tile = np.empty(height * width, x.dtype)
     blocks = (p.rows + height - 1) // height
     for unit in range(lo, hi):

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.direct_tile import LAYOUT, RUN, Part, store, tile_work
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
@@ -56,7 +57,7 @@ def joint_units(
     p = layout[0]
     height = joint * p.rows
     depth = height * p.width
-    buffer = np.empty(2 * depth, source.dtype)
+    buffer = empty(2 * depth, source.dtype)
     inner = joint // p.phases[2]
     for unit in range(lo, hi):
         g, q0 = unit % p.groups, unit // p.groups * p.width

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.direct_dot import collect
 from fastdeconv.kernels.cpu.direct_tile import LAYOUT, store
 from fastdeconv.kernels.cpu.frame import PLANES
@@ -49,9 +50,9 @@ def input_units(
     """Compute the input gradient of one group in one image."""
     p, f = layout[0], filling[0]
     height = p.block_rows
-    local = np.empty(p.channels * p.channel_step, gy.dtype)
-    tile = np.empty(height * p.width, gy.dtype)
-    no_bias = np.empty(0, gy.dtype)
+    local = empty(p.channels * p.channel_step, gy.dtype)
+    tile = empty(height * p.width, gy.dtype)
+    no_bias = empty(0, gy.dtype)
     for unit in range(lo, hi):
         g = unit % p.groups
         for c in range(p.channels):
@@ -93,10 +94,10 @@ def weight_units(
     """Sum the products of one group in one range of images."""
     p, fx, fy = layout[0], x_filling[0], gy_filling[0]
     height, width = p.height, p.width
-    x_local = np.empty(p.rows * fx.plane, x.dtype)
-    local = np.empty(p.channels * p.channel_step, x.dtype)
-    tile = np.empty(height * width, x.dtype)
-    row_offset, column_offset = np.empty(height, np.int64), np.empty(width, np.int64)
+    x_local = empty(p.rows * fx.plane, x.dtype)
+    local = empty(p.channels * p.channel_step, x.dtype)
+    tile = empty(height * width, x.dtype)
+    row_offset, column_offset = empty(height, np.int64), empty(width, np.int64)
     for unit in range(lo, hi):
         g, split = unit % p.groups, unit // p.groups
         at = split * p.elements + g * p.rows * p.columns

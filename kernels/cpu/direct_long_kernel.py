@@ -29,6 +29,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import copy_padded, zero_row
 from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer
@@ -257,10 +258,10 @@ def input_units(lo: int, hi: int, gy: Any, w: Any, gx: Any, layout: Any, shapes:
     taps = p.kernel[0] * p.kernel[1] * p.kernel[2]
     channel_step = p.group_out * taps
     tile = np.zeros((24 + p.lanes) * p.lanes, gy.dtype)
-    sums = np.empty(24 + p.lanes, gy.dtype)
-    taps0, outputs0 = np.empty(p.kernel[0], np.int64), np.empty(p.kernel[0], np.int64)
-    taps1, outputs1 = np.empty(p.kernel[1], np.int64), np.empty(p.kernel[1], np.int64)
-    row_weight, row_source = np.empty(p.chunk, np.int64), np.empty(p.chunk, np.int64)
+    sums = empty(24 + p.lanes, gy.dtype)
+    taps0, outputs0 = empty(p.kernel[0], np.int64), empty(p.kernel[0], np.int64)
+    taps1, outputs1 = empty(p.kernel[1], np.int64), empty(p.kernel[1], np.int64)
+    row_weight, row_source = empty(p.chunk, np.int64), empty(p.chunk, np.int64)
     for unit in range(lo, hi):
         split = unit % p.splits
         rest = unit // p.splits
@@ -341,11 +342,11 @@ def weight_units(lo: int, hi: int, x: Any, gy: Any, gw: Any, layout: Any, shapes
     lanes, width = p.lanes, p.width
     columns = p.group_out * p.kernel[0] * p.kernel[1] * p.vectors
     tiles = (columns + width - 1) // width
-    column_at, edge_at = np.empty(width, np.int64), np.empty(width, np.int64)
-    first_k, k0s = np.empty(width, np.int64), np.empty(width, np.int64)
-    k1s, channels = np.empty(width, np.int64), np.empty(width, np.int64)
+    column_at, edge_at = empty(width, np.int64), empty(width, np.int64)
+    first_k, k0s = empty(width, np.int64), empty(width, np.int64)
+    k1s, channels = empty(width, np.int64), empty(width, np.int64)
     zeros = np.zeros(stride * size2 + lanes, gy.dtype)
-    edge = np.empty(width * lanes, gy.dtype)
+    edge = empty(width * lanes, gy.dtype)
     length = p.group_in * width * lanes
     sums, totals = np.empty(length, gy.dtype), np.empty(length, gy.dtype)
     rows = p.batch * p.input[0] * p.input[1]

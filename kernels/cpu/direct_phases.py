@@ -30,6 +30,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import add_row, copy_padded, zero_row
 from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer
@@ -198,11 +199,11 @@ def phase_units(lo: int, hi: int, x: Any, w: Any, bias: Any, y: Any, layout: Any
     reach = shifts + 1
     length = p.width * stride2
     run = max(1, _RUN // (reach + 1))
-    part = np.empty(p.channels * p.slots * p.lines * p.pitch, x.dtype)
+    part = empty(p.channels * p.slots * p.lines * p.pitch, x.dtype)
     tile = np.empty(2 * length + 64, x.dtype)
-    slices, taps0 = np.empty(p.slots, np.int64), np.empty(p.slots, np.int64)
+    slices, taps0 = empty(p.slots, np.int64), empty(p.slots, np.int64)
     most = p.channels * p.slots * p.kernel[1]
-    step_weight, step_source = np.empty(most, np.int64), np.empty(most, np.int64)
+    step_weight, step_source = empty(most, np.int64), empty(most, np.int64)
     for unit in range(lo, hi):
         piece = unit % p.pieces
         left = unit // p.pieces

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import MOST_PHASES, expect_row, fill_row, interleave_rows
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
@@ -129,7 +130,7 @@ def tile_units(
 ) -> None:  # fmt: skip
     """Compute one chunk of rows and phases for one tile of pixels and one group."""
     p = layout[0]
-    buffer = np.empty(p.buffer, source.dtype)
+    buffer = empty(p.buffer, source.dtype)
     height = p.block_rows
     depth = height * p.width
     scratch = p.buffer - 2 * depth

@@ -32,6 +32,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import add_row, copy_padded, zero_row
 from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer
@@ -196,12 +197,12 @@ def stride_units(lo: int, hi: int, padded: Any, w: Any, bias: Any, y: Any, layou
     """Compute one range of the rows of one phase, one output channel; `tiles` are those of every row, see `_tiles`."""
     p = layout[0]
     length = p.vectors * p.lanes
-    panel = np.empty(p.panel, padded.dtype)
+    panel = empty(p.panel, padded.dtype)
     tile = np.empty(2 * p.width * length + 64, padded.dtype)
     scratch = p.width * length + 32
-    step_panel, step_source = np.empty(p.steps, np.int64), np.empty(p.steps, np.int64)
-    taps0, shifts0 = np.empty(p.kernel[0], np.int64), np.empty(p.kernel[0], np.int64)
-    taps1, shifts1 = np.empty(p.kernel[1], np.int64), np.empty(p.kernel[1], np.int64)
+    step_panel, step_source = empty(p.steps, np.int64), empty(p.steps, np.int64)
+    taps0, shifts0 = empty(p.kernel[0], np.int64), empty(p.kernel[0], np.int64)
+    taps1, shifts1 = empty(p.kernel[1], np.int64), empty(p.kernel[1], np.int64)
     count0 = count1 = 0
     stride0, stride1, stride2 = p.stride[0], p.stride[1], p.stride[2]
     size0, size1, size2 = p.output[0], p.output[1], p.output[2]

@@ -15,14 +15,24 @@ import numpy as np
 from numba import njit, types
 
 from fastdeconv.kernels.cpu import shared_loop, threads
-from fastdeconv.kernels.cpu.cache import DiskCache
-from fastdeconv.kernels.cpu.shared_loop import OPTIONS
+from fastdeconv.kernels.cpu.compiler import DeviceCompiler
 
+Entry = Callable[[int, int, int, tuple[Any, ...]], None]
+
+# Nothing calls these functions from Python or C.
+_called_by_kernels = njit(pipeline_class=DeviceCompiler, no_cpython_wrapper=True, **shared_loop.OPTIONS)
 # For functions that allocate nothing: without this, a call counts references to every array it passes, and takes 40 ns
-# where a short row takes 10. Nothing calls them from Python or C.
-device_function = njit(_nrt=False, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
+# where a short row takes 10.
+_without_memory = njit(pipeline_class=DeviceCompiler, _nrt=False, no_cpython_wrapper=True, **shared_loop.OPTIONS)
 
-Entry = Callable[..., None]
+
+def device_function(function: Callable[..., Any]) -> Any:
+    """Make a function that kernels call, and that allocates nothing."""
+    compiled = _without_memory(function)
+    template = compiled.get_call_template
+    # Numba would compile it once for each constant among the arguments.
+    compiled.get_call_template = lambda args, kws: template([types.unliteral(arg) for arg in args], kws)
+    return compiled
 
 
 class Kernel:
@@ -41,35 +51,35 @@ class Kernel:
         self.module = units.__module__
         self.name = f"{units.__module__.rpartition('.')[2]}.{units.__name__}"
         self._arguments = arguments
-        self._units = njit(no_cfunc_wrapper=True, **OPTIONS)(units)
-        self._units._cache = DiskCache(self.name)
-        self._entries: dict[tuple[str, bool], Entry] = {}
+        self._run = shared_loop.runner(self.name, _called_by_kernels(units))
+        self._entries: dict[str, Entry] = {}
 
-    def entry(self, dtype: str, parallel: bool) -> Entry:
-        """Return the compiled function: ``(lo, hi, *arguments)`` serial, ``(chunks, units, arguments)`` parallel."""
-        key = dtype, parallel
-        if key not in self._entries:
-            arguments = [_numba_type(a, dtype) for a in self._arguments]
-            signature = (types.int64, types.int64, *arguments)
-            self._units.compile(signature)
-            compiled = self._units.overloads[signature]
-            self._entries[key] = shared_loop.entry(compiled, arguments) if parallel else compiled.entry_point
-        return self._entries[key]
+    def entry(self, dtype: str) -> Entry:
+        """Return the compiled function ``(loop, chunks, units, arguments)``; see `shared_loop.runner`."""
+        if dtype not in self._entries:
+            self._entries[dtype] = self.compiled(dtype).entry_point
+        return self._entries[dtype]
 
-    def launcher(self, dtype: str, units: int, work: int, counted: bool = False) -> Entry:
+    def compiled(self, dtype: str) -> Any:
+        """Return what Numba makes of the kernel, or what the disk holds."""
+        signature = shared_loop.runner_signature([_numba_type(a, dtype) for a in self._arguments])
+        self._run.compile(signature)
+        return self._run.overloads[signature]
+
+    def launcher(self, dtype: str, units: int, work: int, counted: bool = False) -> Callable[..., None]:
         """Return ``launch(*arguments)``, which runs all units; it compiles when it is first called.
 
         `work` is an estimate in operations that decides whether threads are worth starting. If `counted`, the kernel's
         last argument is added here: into how many ranges the units are cut.
         """
-        serial: Entry | None = None
+        run: Entry | None = None
         one = (1,) if counted else ()
 
         def launch(*arguments: Any) -> None:
-            nonlocal serial
-            if serial is None:
-                serial = self.entry(dtype, False)
-            serial(0, units, *arguments, *one)
+            nonlocal run
+            if run is None:
+                run = self.entry(dtype)
+            run(0, 1, units, arguments + one)
 
         if work < threads.WORTH_STARTING or units < 2:
             return launch
@@ -80,7 +90,8 @@ class Kernel:
                 count = threads.enter(call)
                 if count > 1:
                     chunks = min(units, count)
-                    self.entry(dtype, True)(chunks, units, (*arguments, chunks) if counted else arguments)
+                    packed = (*arguments, chunks) if counted else arguments
+                    self.entry(dtype)(shared_loop.loop_address(), chunks, units, packed)
                 else:
                     launch(*arguments)
             finally:

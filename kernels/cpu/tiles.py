@@ -54,39 +54,45 @@ def outer_tile(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rows, channels, taps, weight, weight_at, source, source_at, step, offsets, tap_at, tile, tile_at = arguments
         types_ = signature.args
-        vectors = Vectors(builder, types_[3].dtype)
         weight_base = pointer(context, builder, types_[3], weight, weight_at)
         source_base = pointer(context, builder, types_[5], source, source_at)
         offset_base = pointer(context, builder, types_[8], offsets, tap_at)
         tile_base = pointer(context, builder, types_[10], tile, tile_at)
-
-        def emit(count: int) -> None:
-            columns = outer_columns(count)
-
-            def channel_body(c: Any, sums: list[Any]) -> list[Any]:
-                channel = builder.gep(source_base, [builder.mul(c, step)])
-                panel = builder.gep(weight_base, [builder.mul(c, builder.mul(taps, index(count)))])
-
-                def tap_body(t: Any, sums: list[Any]) -> list[Any]:
-                    pixels = builder.gep(channel, [builder.load(builder.gep(offset_base, [t]))])
-                    x = [vectors.load(pixels, index(r * vectors.lanes)) for r in range(columns)]
-                    at = builder.mul(t, index(count))
-                    updated = []
-                    for m in range(count):
-                        w = vectors.broadcast(panel, builder.add(at, index(m)))
-                        updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
-                    return updated
-
-                return loop(builder, taps, sums, tap_body)
-
-            sums = loop(builder, channels, [vectors.zero] * (count * columns), channel_body)
-            for i, value in enumerate(sums):
-                vectors.store(value, tile_base, index(i * vectors.lanes))
-
-        switch(builder, rows, range(1, OUTER_ROWS + 1), emit)
+        values = [rows, channels, taps, weight_base, source_base, step, offset_base, tile_base]
+        call_once_compiled(builder, "outer_tile", types_[3].dtype, values, _outer_tile)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _outer_tile(vectors: Vectors, arguments: list[Any]) -> None:
+    rows, channels, taps, weight, source, step, offsets, tile = arguments
+    builder = vectors.builder
+
+    def emit(count: int) -> None:
+        columns = outer_columns(count)
+
+        def channel_body(c: Any, sums: list[Any]) -> list[Any]:
+            channel = builder.gep(source, [builder.mul(c, step)])
+            panel = builder.gep(weight, [builder.mul(c, builder.mul(taps, index(count)))])
+
+            def tap_body(t: Any, sums: list[Any]) -> list[Any]:
+                pixels = builder.gep(channel, [builder.load(builder.gep(offsets, [t]))])
+                x = [vectors.load(pixels, index(r * vectors.lanes)) for r in range(columns)]
+                at = builder.mul(t, index(count))
+                updated = []
+                for m in range(count):
+                    w = vectors.broadcast(panel, builder.add(at, index(m)))
+                    updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
+                return updated
+
+            return loop(builder, taps, sums, tap_body)
+
+        sums = loop(builder, channels, [vectors.zero] * (count * columns), channel_body)
+        for i, value in enumerate(sums):
+            vectors.store(value, tile, index(i * vectors.lanes))
+
+    switch(builder, rows, range(1, OUTER_ROWS + 1), emit)
 
 
 @intrinsic
@@ -108,45 +114,51 @@ def inner_tile(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         rows, count_of_vectors, left, row_offset, right, column_offset, start, tile = arguments
         types_ = signature.args
-        vectors = Vectors(builder, types_[2].dtype)
         zero = index(0)
         left_base = pointer(context, builder, types_[2], left, start)
         right_base = pointer(context, builder, types_[4], right, start)
         row_base = pointer(context, builder, types_[3], row_offset, zero)
         column_base = pointer(context, builder, types_[5], column_offset, zero)
         tile_base = pointer(context, builder, types_[7], tile, zero)
-
-        def streams(base: Any, offsets: Any, count: int) -> list[Any]:
-            at = [builder.load(builder.gep(offsets, [index(i)])) for i in range(count)]
-            return [builder.gep(base, [offset]) for offset in at]
-
-        def emit(count: int) -> None:
-            columns = inner_columns(count)
-            x, y = streams(left_base, row_base, count), streams(right_base, column_base, columns)
-
-            def body(i: Any, sums: list[Any]) -> list[Any]:
-                at = builder.mul(i, index(vectors.lanes))
-                a = [vectors.load(pointer, at) for pointer in x]
-                updated = list(sums)
-                for j in range(columns):
-                    b = vectors.load(y[j], at)
-                    for m in range(count):
-                        k = m * columns + j
-                        updated[k] = vectors.multiply_add(a[m], b, sums[k])
-                return updated
-
-            sums = loop(builder, count_of_vectors, [vectors.zero] * (count * columns), body)
-            for k in range(0, len(sums), vectors.lanes):
-                part = vectors.sums(sums[k : k + vectors.lanes])
-                count_of_sums = min(vectors.lanes, len(sums) - k)
-                for i in range(count_of_sums):
-                    value = builder.extract_element(part, ir.Constant(ir.IntType(32), i))
-                    builder.store(value, builder.gep(tile_base, [index(k + i)]))
-
-        switch(builder, rows, range(1, INNER_ROWS + 1), emit)
+        values = [rows, count_of_vectors, left_base, row_base, right_base, column_base, tile_base]
+        call_once_compiled(builder, "inner_tile", types_[2].dtype, values, _inner_tile)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _inner_tile(vectors: Vectors, arguments: list[Any]) -> None:
+    rows, count_of_vectors, left, row_offset, right, column_offset, tile = arguments
+    builder = vectors.builder
+
+    def streams(base: Any, offsets: Any, count: int) -> list[Any]:
+        at = [builder.load(builder.gep(offsets, [index(i)])) for i in range(count)]
+        return [builder.gep(base, [offset]) for offset in at]
+
+    def emit(count: int) -> None:
+        columns = inner_columns(count)
+        x, y = streams(left, row_offset, count), streams(right, column_offset, columns)
+
+        def body(i: Any, sums: list[Any]) -> list[Any]:
+            at = builder.mul(i, index(vectors.lanes))
+            a = [vectors.load(pointer, at) for pointer in x]
+            updated = list(sums)
+            for j in range(columns):
+                b = vectors.load(y[j], at)
+                for m in range(count):
+                    k = m * columns + j
+                    updated[k] = vectors.multiply_add(a[m], b, sums[k])
+            return updated
+
+        sums = loop(builder, count_of_vectors, [vectors.zero] * (count * columns), body)
+        for k in range(0, len(sums), vectors.lanes):
+            part = vectors.sums(sums[k : k + vectors.lanes])
+            count_of_sums = min(vectors.lanes, len(sums) - k)
+            for i in range(count_of_sums):
+                value = builder.extract_element(part, ir.Constant(ir.IntType(32), i))
+                builder.store(value, builder.gep(tile, [index(k + i)]))
+
+    switch(builder, rows, range(1, INNER_ROWS + 1), emit)
 
 
 @intrinsic

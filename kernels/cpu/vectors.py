@@ -176,8 +176,9 @@ def call_once_compiled(
     if function is None:
         kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
         function = ir.Function(builder.module, kind, name)
-        function.linkage = "internal"
+        function.linkage = "linkonce_odr"
         function.attributes.add("noinline")
+        function.attributes.add("optsize")
         inner = ir.IRBuilder(function.append_basic_block("entry"))
         emit(Vectors(inner, element), list(function.args))
         inner.ret_void()

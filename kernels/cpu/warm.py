@@ -13,6 +13,7 @@ from fastdeconv.kernels.cpu import (
     direct_wide_stride,
     interchange,
     planes,
+    shared_loop,
 )
 from fastdeconv.kernels.cpu.jit import Kernel
 from fastdeconv.kernels.cpu.winograd import products, tiles, weight
@@ -24,14 +25,14 @@ _MODULES = (
 
 
 def compile_all() -> int:
-    """Compile or load every kernel for every element type it serves, for one thread and several; return how many."""
+    """Compile or load every kernel for every element type it serves, and the parallel loop; return how many."""
     count = 0
     for module in _MODULES:
         dtypes = ["float32", "float64", "int64"] if module is direct_loops else ["float32", "float64"]
         for kernel in vars(module).values():
             if isinstance(kernel, Kernel) and kernel.module == module.__name__:
                 for dtype in dtypes:
-                    for parallel in (False, True):
-                        kernel.entry(dtype, parallel)
-                        count += 1
+                    kernel.entry(dtype)
+                    count += 1
+    shared_loop.loop_address()
     return count

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.rows import zero_row
@@ -79,12 +80,13 @@ UNITS = 8
 def store_units(lo: int, hi: int, weight: Any, stored: Any, layout: Any, shape: Any) -> None:
     """Transform the weights of one block of output channels of one group for all runs to come."""
     p, w = layout[0], shape[0]
-    buffer = np.empty((3, kernel_elements(w)), weight.dtype)
+    size = kernel_elements(w)
+    kernels, planes, rows = empty(size, weight.dtype), empty(size, weight.dtype), empty(size, weight.dtype)
     for unit in range(lo, hi):
         g, first = unit // p.blocks, unit % p.blocks * p.block
         at = unit * w.points[0] * w.points[1] * w.points[2] * p.pitch
         transform_kernels(w, weight, g, first, p.block, stored, at, p.depth, p.width, p.pitch,
-                          buffer[0], buffer[1], buffer[2])  # fmt: skip
+                          kernels, planes, rows)  # fmt: skip
 
 
 @kernel(
@@ -110,12 +112,14 @@ def product_units(
     products_at = left_at + (0 if stored.size else points * p.pitch)
     kernels = stored if stored.size else room
     pitch = t.columns * lanes
-    lines = np.empty(t.points[0] * t.points[1] * pitch, out.dtype)
-    rows = np.empty(max(t.elements[0], t.points[0]) * t.span[1] * pitch + lanes * lanes, out.dtype)
-    mixed = np.empty(t.points[0] * t.span[1] * pitch if t.transform[0] else 0, out.dtype)
-    row_marks, column_marks = np.empty(t.span[1], np.int64), np.empty(t.columns, np.int64)
-    buffer = np.empty((3, kernel_elements(w)), out.dtype)
-    extra = np.zeros(t.blocks * lanes, out.dtype)
+    lines = empty(t.points[0] * t.points[1] * pitch, out.dtype)
+    rows = empty(max(t.elements[0], t.points[0]) * t.span[1] * pitch + lanes * lanes, out.dtype)
+    mixed = empty(t.points[0] * t.span[1] * pitch if t.transform[0] else 0, out.dtype)
+    row_marks, column_marks = empty(t.span[1], np.int64), empty(t.columns, np.int64)
+    size = kernel_elements(w)
+    taps, tap_planes, tap_rows = empty(size, out.dtype), empty(size, out.dtype), empty(size, out.dtype)
+    extra = empty(t.blocks * lanes, out.dtype)
+    zero_row(extra, 0, t.blocks * lanes)
     for unit in range(lo, hi):
         split = unit % splits
         rest = unit // splits
@@ -127,7 +131,7 @@ def product_units(
             left_at = rest * points * p.pitch
         else:
             transform_kernels(w, weight, g, first, p.block, room, left_at, p.depth, p.width, p.pitch,
-                              buffer[0], buffer[1], buffer[2])  # fmt: skip
+                              taps, tap_planes, tap_rows)  # fmt: skip
         if bias.size:
             for c in range(channels):
                 extra[c] = bias[channel + c]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.columns import to_columns
 from fastdeconv.kernels.cpu.frame import Ints, ints
 from fastdeconv.kernels.cpu.jit import device_function, kernel
@@ -172,9 +173,9 @@ def tile_units(lo: int, hi: int, array: Any, tiles: Any, layout: Any, origins: A
     pitch = p.columns * lanes
     slice_size = p.span[1] * pitch
     # A block of columns may end after the last one; zeros that follow are written later.
-    rows = np.empty(p.elements[0] * slice_size + lanes * lanes, array.dtype)
-    mixed = np.empty(points0 * slice_size if p.transform[0] else 0, array.dtype)
-    lines = np.zeros(points1 * pitch, array.dtype)
+    rows = empty(p.elements[0] * slice_size + lanes * lanes, array.dtype)
+    mixed = empty(points0 * slice_size if p.transform[0] else 0, array.dtype)
+    lines = empty(points1 * pitch, array.dtype)
     for unit in range(lo, hi):
         # Strip after strip of the same planes, so that what is read next is known early.
         strip, block = unit % strips, unit // strips

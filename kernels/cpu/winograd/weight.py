@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.columns import to_rows
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.jit import device_function, kernel
@@ -93,9 +94,11 @@ def weight_units(
     points = w.points[0] * w.points[1] * w.points[2]
     phases = w.phases[0] * w.phases[1] * w.phases[2]
     taps = w.kernel[0] * w.kernel[1] * w.kernel[2]
-    sums = np.empty(points * p.point_step, out.dtype)
-    buffer = np.empty((3, kernel_elements(w)), out.dtype)
-    zeros = np.zeros(lanes, out.dtype)
+    sums = empty(points * p.point_step, out.dtype)
+    size = kernel_elements(w)
+    planes, lines, kernels = empty(size, out.dtype), empty(size, out.dtype), empty(size, out.dtype)
+    zeros = empty(lanes, out.dtype)
+    zero_row(zeros, 0, lanes)
     for unit in range(lo, hi):
         block = unit % p.blocks
         rest = unit // p.blocks
@@ -114,9 +117,9 @@ def weight_units(
         for m in range(min(left.pack, left.channels - pack * left.pack)):
             for b in range(first, min(right.blocks, first + right.pack // (phases * lanes))):
                 transform_sums(w, sums, m * p.columns + (b - first) * phases * lanes, p.point_step,
-                               buffer[0], buffer[1], buffer[2])  # fmt: skip
+                               planes, lines, kernels)  # fmt: skip
                 at = ((g * left.channels + pack * left.pack + m) * right.channels + b * lanes) * taps
-                to_rows(out, at, taps, min(lanes, right.channels - b * lanes), buffer[2], 0, zeros, 0, taps,
+                to_rows(out, at, taps, min(lanes, right.channels - b * lanes), kernels, 0, zeros, 0, taps,
                         adding > 0)  # fmt: skip
 
 
