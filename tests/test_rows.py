@@ -21,7 +21,7 @@ def split(lo, hi, row, out, step, stride, wanted, present, count):
 
 
 for made in (interleave, split):
-    made._units._cache = NullCache()  # the cache on disk knows the content of the package's sources only
+    made._run._cache = NullCache()  # the cache on disk knows the content of the package's sources only
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -31,7 +31,7 @@ def test_phases_are_put_side_by_side(phases, dtype):
     rows = np.arange(phases * step).astype(dtype)
     for count in (0, 1, phases - 1, phases, 3 * phases + 1, 16 * phases, 33 * phases - 1, 61 * phases):
         out = np.full(count + 2, BESIDE, dtype)
-        interleave.entry(dtype, False)(0, 1, rows, out, step, phases, count)
+        interleave.launcher(dtype, 1, 0)(rows, out, step, phases, count)
         expected = rows.reshape(phases, step).T.reshape(-1)[:count] + 0.5
         np.testing.assert_array_equal(out, [BESIDE, *expected, BESIDE])
 
@@ -49,5 +49,5 @@ def test_only_phases_that_are_wanted_are_cut_out(stride, dtype):
             expected = np.full((len(chosen), step), BESIDE, dtype)
             expected[:, 1 : count + 1] = whole.reshape(count, stride).T[chosen]
             out = np.full(expected.size, BESIDE, dtype)
-            split.entry(dtype, False)(0, 1, row, out, step, stride, wanted, present, count)
+            split.launcher(dtype, 1, 0)(row, out, step, stride, wanted, present, count)
             np.testing.assert_array_equal(out, expected.reshape(-1))
