@@ -248,9 +248,12 @@ def test_an_interrupted_call_leaves_the_threads_to_the_next():
         from fastdeconv.kernels.cpu import jit, threads
         files, parallel = (jit.__file__, threads.__file__), []
         entry = jit.Kernel.entry
-        def observed(self, dtype, several):
-            parallel.append(several)
-            return entry(self, dtype, several)
+        def observed(self, dtype):
+            compiled = entry(self, dtype)
+            def run(loop, chunks, units, arguments):
+                parallel.append(chunks > 1)
+                compiled(loop, chunks, units, arguments)
+            return run
         jit.Kernel.entry = observed
         x, w = np.ones((1, 4, 64, 64)), np.ones((4, 4, 3, 3))
         def call():
