@@ -39,7 +39,7 @@ from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import cost, tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.results import mark, transform_back
-from fastdeconv.kernels.cpu.winograd.tiles import SIDE, place, tile_units
+from fastdeconv.kernels.cpu.winograd.tiles import SIDE, place
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, kernels, transform_kernels
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation, Prepared, Run
 
@@ -58,6 +58,7 @@ BLOCK = np.dtype(
         ("pitch", "i8"),  # elements of a unit's weights of one point
         ("point_step", "i8"),  # elements of a unit's products of one point
         ("room", "i8"),  # elements of a unit's weights and products
+        ("image", "i8"),  # strips of an image
     ]
 )
 
@@ -121,9 +122,10 @@ def product_units(
     extra = empty(t.blocks * lanes, out.dtype)
     zero_row(extra, 0, t.blocks * lanes)
     for unit in range(lo, hi):
-        split = unit % splits
-        rest = unit // splits
+        # The range that is slowest is the one that the same thread has just transformed.
+        split, rest = unit // (t.groups * p.blocks), unit % (t.groups * p.blocks)
         g, first = rest // p.blocks, rest % p.blocks * p.block
+        begin, end = count * split // splits, count * (split + 1) // splits
         many = min(p.block, t.blocks - first)
         channels = min(many * lanes, t.channels - first * lanes)
         channel = g * t.channels + first * lanes
@@ -135,13 +137,11 @@ def product_units(
         if bias.size:
             for c in range(channels):
                 extra[c] = bias[channel + c]
-        if adding == 2:  # the first to add; here, so that threads share the page faults of a new array
-            images = t.batch // splits
-            for n in range(split * images, (split + 1) * images):
+        if adding == 2:  # the first to add, to the images that begin here
+            for n in range(-(-(first_strip + begin) // p.image), -(-(first_strip + end) // p.image)):
                 zero_row(out, (n * t.groups * t.channels + channel) * t.plane, channels * t.plane)
         marked = -1
-        end = count * (split + 1) // splits
-        for start in range(count * split // splits, end, p.at_once):
+        for start in range(begin, end, p.at_once):
             some = min(p.at_once, end - start)
             for point in range(points):
                 at = g * q.group_step + point * q.point_step + start * q.width * q.tile_step
@@ -261,12 +261,21 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
     row_phases = phases if forward else 1
     depth = tiles.depth(source)
 
-    # What adds to its result is split between images only.
-    splits = max(1, min(UNITS // g.groups, strips * wide // 512)) if forward else 1
-    shape = _shape(blocks, row_phases, depth, strips * wide, g.groups * splits, g.dtype)
+    image = strips // g.batch
     far = points * depth * itemsize * g.groups * wide  # bytes of a strip's transformed tiles
     most = max(1, min(strips, TILES // far))
-    most = -(-strips // -(-strips // most))  # parts of equal size
+    # What adds to its result is split between images only.
+    whole = 1 if forward or most < 2 * image else image
+    most = -(-strips // (whole * -(-strips // most))) * whole  # parts of equal size
+
+    def ranges(count: int) -> int:
+        most = max(1, min(UNITS // g.groups, count * wide // 512, count // whole))
+        if forward:
+            return most
+        return next(n for n in range(most, 0, -1) if count // whole % n == 0) if whole > 1 else 1
+
+    splits = ranges(most)
+    shape = _shape(blocks, row_phases, depth, strips * wide, g.groups * splits, g.dtype)
     columns = -(-shape.block * row_phases * lanes // shape.width) * shape.width
     at_once = max(1, min(-(-most // splits), _PRODUCTS // (itemsize * points * columns * wide)))
     pack = -(-depth // (lanes * -(-depth // RUN))) * lanes
@@ -281,7 +290,7 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
     for name, value in {
         "shape": shape.register, "height": shape.height, "width": shape.width, "block": shape.block,
         "blocks": unit_blocks, "columns": columns, "depth": depth, "at_once": at_once,
-        "pitch": pitch, "point_step": point_step, "room": room,
+        "pitch": pitch, "point_step": point_step, "room": room, "image": image,
     }.items():  # fmt: skip
         layout[name] = value
     weights = kernels(g, group, forward)
@@ -290,10 +299,8 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
     units = g.groups * unit_blocks * splits
 
     def launchers(count: int) -> tuple[Any, Any, int]:
-        parts = min(splits, count)
-        fill = tile_units.launcher(
-            g.dtype, count * g.groups * int(source["blocks"][0]), 8 * points * depth * count * wide
-        )
+        parts = ranges(count)
+        fill = tiles.filler(source, g.dtype, count, parts if parts > 1 else 0)
         return fill, product_units.launcher(g.dtype, g.groups * unit_blocks * parts, work, counted=True), parts
 
     calls = {count: launchers(count) for count in {most, strips % most} if count}
@@ -312,10 +319,10 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
         for first in range(0, strips, most):
             count = min(most, strips - first)
             fill, multiply, parts = calls[count]
-            fill(array, panels, source, source_origins, first, count)
+            fill(array, panels, source_origins, first)
             multiply(
                 panels, w, kept, bias, out, products, layout, weights, source, target, target_origins,
-                first, count, parts, min(adding, 1) if first else adding,
+                first, count, parts, adding,
             )  # fmt: skip
         workspace.keep("tiles", panels)
         workspace.keep("products", products)

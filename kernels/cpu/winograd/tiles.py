@@ -24,7 +24,7 @@ from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.winograd.axes import Group
 from fastdeconv.kernels.cpu.winograd.transforms import combine
-from fastdeconv.kernels.geometry import Geometry
+from fastdeconv.kernels.geometry import Geometry, Run
 
 SIDE = np.dtype(
     [
@@ -61,6 +61,9 @@ SIDE = np.dtype(
 
 # Columns under a strip, at most, so that the rows under it stay in the second-level cache.
 _COLUMNS = 512
+
+# Enough units to share among threads.
+_UNITS = 16
 
 
 def side(
@@ -164,62 +167,90 @@ def read_rows(
     zero_row(target, at + max(top, bottom) * pitch, (height - max(top, bottom)) * pitch)
 
 
-@kernel("T[]", "T[]", SIDE, "int[]", "int", "int")
-def tile_units(lo: int, hi: int, array: Any, tiles: Any, layout: Any, origins: Any, first: int, strips: int) -> None:
-    """Transform one block of channels of one group in one of some strips, counted from the first."""
-    p = layout[0]
+@device_function
+def transform_strip(
+    p: Any, array: Any, tiles: Any, origins: Any, g: int, b: int, first: int, strip: int,
+    rows: Any, mixed: Any, lines: Any,
+) -> None:  # fmt: skip
+    """Transform one block of channels in one strip; the last three are buffers."""
     lanes = p.lanes
     points0, points1, points2 = p.points[0], p.points[1], p.points[2]
+    pitch = p.columns * lanes
+    n, at0, at1, at2, count = place(p, first + strip)
+    column = p.first[2] + at2
+    begin = min(max(0, column), p.size[2])
+    end = max(begin, min(p.size[2], column + p.columns))
+    inside, size = (end - begin) * lanes, p.span[1] * (end - begin) * lanes
+    left = (begin - column) * lanes if end > begin else pitch
+    plane = (n * p.groups * p.channels + g * p.channels + b * lanes) * p.plane
+    present = min(lanes, p.channels - b * lanes)
+    for line in range(points1):
+        zero_row(lines, line * pitch, left)
+        zero_row(lines, line * pitch + left + inside, pitch - left - inside)
+    for f0 in range(p.phases[0]):
+        for e0 in range(p.elements[0]):
+            i0 = origins[p.table[0] + f0] + at0 + e0 * p.stride[0]
+            read_rows(p, array, plane, present, i0, p.first[1] + at1, column, begin, end,
+                      rows, e0 * size)  # fmt: skip
+        source = rows
+        if p.transform[0]:
+            combine(p.transform[0], rows, 0, size, lanes, mixed, 0, size, lanes, size // lanes)
+            source = mixed
+        for p0 in range(points0):
+            for f1 in range(p.phases[1]):
+                row = origins[p.table[1] + f1] - p.first[1]
+                combine(p.transform[1], source, p0 * size + row * inside, p.stride[1] * inside, lanes,
+                        lines, left, pitch, lanes, end - begin)  # fmt: skip
+                for f2 in range(p.phases[2]):
+                    f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
+                    k = (b * p.phases[0] * p.phases[1] * p.phases[2] + f) * lanes
+                    at = (g * p.group_step + p0 * points1 * points2 * p.point_step
+                          + k // p.pack * p.pack_step + k % p.pack + strip * p.width * p.tile_step)  # fmt: skip
+                    start = (origins[p.table[2] + f2] - p.first[2]) * lanes
+                    for p1 in range(points1):
+                        for c in range(p.lattices[2]):
+                            of = p1 * pitch + start + c * p.shift[2] * lanes
+                            to = at + p1 * points2 * p.point_step + c * p.wide * p.tile_step
+                            combine(p.transform[2], lines, of, p.stride[2] * lanes, p.hop[2] * lanes,
+                                    tiles, to, p.point_step, p.tile_step, count)  # fmt: skip
+                            for t in range(count, p.wide):
+                                for p2 in range(points2):
+                                    zero_row(tiles, to + p2 * p.point_step + t * p.tile_step, lanes)
+
+
+@kernel("T[]", "T[]", SIDE, "int[]", "int", "int", "int")
+def tile_units(
+    lo: int, hi: int, array: Any, tiles: Any, layout: Any, origins: Any, first: int, strips: int, ranges: int
+) -> None:
+    """Transform one block of channels of one group in one range of some strips, counted from the first."""
+    p = layout[0]
+    lanes = p.lanes
     pitch = p.columns * lanes
     slice_size = p.span[1] * pitch
     # A block of columns may end after the last one; zeros that follow are written later.
     rows = empty(p.elements[0] * slice_size + lanes * lanes, array.dtype)
-    mixed = empty(points0 * slice_size if p.transform[0] else 0, array.dtype)
-    lines = empty(points1 * pitch, array.dtype)
+    mixed = empty(p.points[0] * slice_size if p.transform[0] else 0, array.dtype)
+    lines = empty(p.points[1] * pitch, array.dtype)
     for unit in range(lo, hi):
+        part, block = unit // (p.groups * p.blocks), unit % (p.groups * p.blocks)
         # Strip after strip of the same planes, so that what is read next is known early.
-        strip, block = unit % strips, unit // strips
-        g, b = block // p.blocks, block % p.blocks
-        n, at0, at1, at2, count = place(p, first + strip)
-        column = p.first[2] + at2
-        begin = min(max(0, column), p.size[2])
-        end = max(begin, min(p.size[2], column + p.columns))
-        inside, size = (end - begin) * lanes, p.span[1] * (end - begin) * lanes
-        left = (begin - column) * lanes if end > begin else pitch
-        plane = (n * p.groups * p.channels + g * p.channels + b * lanes) * p.plane
-        present = min(lanes, p.channels - b * lanes)
-        for line in range(points1):
-            zero_row(lines, line * pitch, left)
-            zero_row(lines, line * pitch + left + inside, pitch - left - inside)
-        for f0 in range(p.phases[0]):
-            for e0 in range(p.elements[0]):
-                i0 = origins[p.table[0] + f0] + at0 + e0 * p.stride[0]
-                read_rows(p, array, plane, present, i0, p.first[1] + at1, column, begin, end,
-                          rows, e0 * size)  # fmt: skip
-            source = rows
-            if p.transform[0]:
-                combine(p.transform[0], rows, 0, size, lanes, mixed, 0, size, lanes, size // lanes)
-                source = mixed
-            for p0 in range(points0):
-                for f1 in range(p.phases[1]):
-                    row = origins[p.table[1] + f1] - p.first[1]
-                    combine(p.transform[1], source, p0 * size + row * inside, p.stride[1] * inside, lanes,
-                            lines, left, pitch, lanes, end - begin)  # fmt: skip
-                    for f2 in range(p.phases[2]):
-                        f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
-                        k = (b * p.phases[0] * p.phases[1] * p.phases[2] + f) * lanes
-                        at = (g * p.group_step + p0 * points1 * points2 * p.point_step
-                              + k // p.pack * p.pack_step + k % p.pack + strip * p.width * p.tile_step)  # fmt: skip
-                        start = (origins[p.table[2] + f2] - p.first[2]) * lanes
-                        for p1 in range(points1):
-                            for c in range(p.lattices[2]):
-                                of = p1 * pitch + start + c * p.shift[2] * lanes
-                                to = at + p1 * points2 * p.point_step + c * p.wide * p.tile_step
-                                combine(p.transform[2], lines, of, p.stride[2] * lanes, p.hop[2] * lanes,
-                                        tiles, to, p.point_step, p.tile_step, count)  # fmt: skip
-                                for t in range(count, p.wide):
-                                    for p2 in range(points2):
-                                        zero_row(tiles, to + p2 * p.point_step + t * p.tile_step, lanes)
+        for strip in range(strips * part // ranges, strips * (part + 1) // ranges):
+            transform_strip(p, array, tiles, origins, block // p.blocks, block % p.blocks, first, strip,
+                            rows, mixed, lines)  # fmt: skip
+
+
+def filler(layout: NDArray[np.void], dtype: str, strips: int, ranges: int = 0) -> Run:
+    """Return what transforms so many strips, in so many ranges; 0 for as few as give threads enough to do."""
+    blocks = int(layout["groups"][0] * layout["blocks"][0])
+    ranges = ranges or min(strips, -(-_UNITS // blocks))
+    points = math.prod(layout["points"][0].tolist())
+    work = 8 * points * int(layout["groups"][0]) * depth(layout) * strips * int(layout["width"][0])
+    fill = tile_units.launcher(dtype, blocks * ranges, work)
+
+    def run(array: Any, tiles: Any, origins: Any, first: int) -> None:
+        fill(array, tiles, layout, origins, first, strips, ranges)
+
+    return run
 
 
 def private(layout: NDArray[np.void], itemsize: int) -> int:

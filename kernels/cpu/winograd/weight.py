@@ -34,7 +34,7 @@ from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import cost, tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.products import RUN, TILES
-from fastdeconv.kernels.cpu.winograd.tiles import SIDE, tile_units
+from fastdeconv.kernels.cpu.winograd.tiles import SIDE
 from fastdeconv.kernels.cpu.winograd.transforms import combine
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, kernels
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation, Run
@@ -212,12 +212,11 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
     units = g.groups * packs * unit_blocks
     multiply = weight_units.launcher(g.dtype, units, work)
 
-    def filler(side: NDArray[np.void], count: int) -> Any:
-        return tile_units.launcher(
-            g.dtype, count * g.groups * int(side["blocks"][0]), 8 * points * tiles.depth(side) * count * wide
-        )
-
-    fills = {count: (filler(x, count), filler(gy, count)) for count in {most, strips % most} if count}
+    fills = {
+        count: (tiles.filler(x, g.dtype, count), tiles.filler(gy, g.dtype, count))
+        for count in {most, strips % most}
+        if count
+    }
 
     def run(array: Array, gradient: Array, out: Array, adding: int) -> None:
         x_tiles = workspace.take("tiles", x_elements, g.dtype)
@@ -225,8 +224,8 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
         for first in range(0, strips, most):
             count = min(most, strips - first)
             fill_x, fill_gy = fills[count]
-            fill_x(array, x_tiles, x, x_origins, first, count)
-            fill_gy(gradient, gy_tiles, gy, gy_origins, first, count)
+            fill_x(array, x_tiles, x_origins, first)
+            fill_gy(gradient, gy_tiles, gy_origins, first)
             multiply(x_tiles, gy_tiles, out, layout, weights, x, gy, count * wide, adding + first)
         workspace.keep("tiles", x_tiles)
         workspace.keep("gradient_tiles", gy_tiles)
