@@ -56,8 +56,23 @@ def test_bands(name, cached, monkeypatch):
 @pytest.mark.parametrize("name", ["dcgan", "deblur", "groups", "1d_long", "1d_hifigan", "3d", "3d_vnet", *CUT])
 def test_parts_of_tiles(name, monkeypatch):
     p = CUT.get(name) or EDGE_CASES[name]
-    for module, constant in ((products, "TILES"), (weight, "TILES"), (products, "_PRODUCTS"), (products, "RUN")):
+    for module, constant in ((products, "_TILES"), (weight, "_TILES"), (products, "_PRODUCTS"), (products, "RUN")):
         monkeypatch.setattr(module, constant, 64)
     for pass_, implementation in IMPLEMENTATIONS:
         if implementation.name in ("winograd", "direct_product") and declines(implementation, pass_, p) is None:
             check(implementation, pass_, p)
+
+
+@pytest.mark.parametrize("tiles", [2000, 100_000, 9 << 20])
+@pytest.mark.parametrize("batch", [2, 6, 7])
+def test_ranges_of_tiles(tiles, batch, monkeypatch):
+    monkeypatch.setattr(products, "_TILES", tiles)
+    monkeypatch.setattr(products, "_RANGE", 1)
+    for p in (
+        problem((batch, 3, 6, 5), (3, 2, 4, 4), stride=2, padding=1),
+        problem((batch, 4, 4, 9), (4, 10, 3, 3), padding=2, dilation=(1, 2), groups=2),
+        problem((batch, 3, 3, 4, 5), (3, 2, 3, 2, 4), stride=(2, 1, 2)),
+    ):
+        for pass_, implementation in IMPLEMENTATIONS:
+            if implementation.name == "winograd" and pass_ != "weight_grad":
+                check(implementation, pass_, p)

@@ -5,7 +5,7 @@ import pytest
 from numba.core.caching import NullCache
 
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.rows import MOST_PHASES, interleave_rows, split_row
+from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, interleave_rows, split_row
 
 BESIDE = 7.0
 
@@ -17,7 +17,7 @@ def interleave(lo, hi, rows, out, step, phases, count):
 
 @kernel("T[]", "T[]", "int", "int", "int", "int", "int")
 def split(lo, hi, row, out, step, stride, wanted, present, count):
-    split_row(out, 1, step, row, 0, stride, wanted, present, count)
+    split_row(out, 1, step, row, 0, 64, stride, wanted, present, count)
 
 
 for made in (interleave, split):
@@ -25,7 +25,7 @@ for made in (interleave, split):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("phases", range(1, MOST_PHASES + 1))
+@pytest.mark.parametrize("phases", range(1, MOST_INTERLEAVED + 1))
 def test_phases_are_put_side_by_side(phases, dtype):
     step = 61 + 64
     rows = np.arange(phases * step).astype(dtype)
@@ -37,7 +37,7 @@ def test_phases_are_put_side_by_side(phases, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("stride", range(1, MOST_PHASES + 1))
+@pytest.mark.parametrize("stride", range(1, MOST_INTERLEAVED + 1))
 def test_only_phases_that_are_wanted_are_cut_out(stride, dtype):
     step = 64
     for wanted in {1, 1 << (stride - 1), (1 << stride) - 1, 0b10101010 & ((1 << stride) - 1)} - {0}:

@@ -44,7 +44,7 @@ _BLOCK = 128
 
 @kernel("T[]", "T[]", "T[]", LAYOUT, PLANES, "int[]", "int[]", "int[]")
 def input_units(
-    lo: int, hi: int, gy: Any, weight: Any, gx: Any, layout: Any, filling: Any, phase: Any, row_start: Any,
+    lo: int, hi: int, gy: Any, weight: Any, gx: Any, layout: Any, filling: Any, phase: Any, kinds: Any,
     tap_offset: Any,
 ) -> None:  # fmt: skip
     """Compute the input gradient of one group in one image."""
@@ -56,9 +56,7 @@ def input_units(
     for unit in range(lo, hi):
         g = unit % p.groups
         for c in range(p.channels):
-            for kind in range(row_start.size - 1):
-                fill_image(local, c * p.channel_step + row_start[kind] * f.plane, 0, gy, unit * p.channels + c,
-                           f, phase, row_start[kind], row_start[kind + 1])  # fmt: skip
+            fill_image(local, c * p.channel_step, 0, gy, unit * p.channels + c, f, phase, kinds, 0)
         for q0 in range(0, p.total, p.width):
             for block in range(p.blocks):
                 outer_tile(height, p.channels, p.taps, weight, (g * p.blocks + block) * p.channels * p.taps * height,
@@ -89,7 +87,7 @@ SHARES = np.dtype(
 @kernel("T[]", "T[]", "T[]", SHARES, PLANES, PLANES, "int[]", "int[]", "int[]", "int[]", "int[]")
 def weight_units(
     lo: int, hi: int, x: Any, gy: Any, sums: Any, layout: Any, x_filling: Any, gy_filling: Any, x_phase: Any,
-    x_start: Any, phase: Any, row_start: Any, column_at: Any,
+    x_kinds: Any, phase: Any, kinds: Any, column_at: Any,
 ) -> None:  # fmt: skip
     """Sum the products of one group in one range of images."""
     p, fx, fy = layout[0], x_filling[0], gy_filling[0]
@@ -106,11 +104,9 @@ def weight_units(
         for n in range(p.batch * split // p.splits, p.batch * (split + 1) // p.splits):
             image = n * p.groups + g
             for m in range(p.rows):
-                fill_image(x_local, m * fx.plane, 0, x, image * p.rows + m, fx, x_phase, x_start[0], x_start[1])
+                fill_image(x_local, m * fx.plane, 0, x, image * p.rows + m, fx, x_phase, x_kinds, 0)
             for c in range(p.channels):
-                for kind in range(row_start.size - 1):
-                    fill_image(local, c * p.channel_step + row_start[kind] * fy.plane, 0, gy, image * p.channels + c,
-                               fy, phase, row_start[kind], row_start[kind + 1])  # fmt: skip
+                fill_image(local, c * p.channel_step, 0, gy, image * p.channels + c, fy, phase, kinds, 0)
             for begin in range(0, p.vectors, _BLOCK):
                 for first in range(0, p.rows, height):
                     # A tile with missing rows or columns reads its last one again.
@@ -181,7 +177,7 @@ def bind_input(g: Geometry) -> Bound:
         "total": frame.total, "pitch": frame.pitch, "size": g.input, "stride": (1, 1, 1), "phases": (1, 1, 1),
     }.items():  # fmt: skip
         layout[name] = value
-    filling = frames.filling(frame, 1, 1, g.output, frame.stride, list(number), plane, True)
+    filling = frames.filling(frame, 1, 1, g.output, frame.stride, list(number), plane, True, parts=1)
     tap_offset = frames.ints([number[t.phase] * plane + frame.flat(t.shift) for t in taps])
     tap_start, tap_weight = frames.ints([0, len(taps)]), frames.ints([t.weight for t in taps])
     packed_elements = g.groups * blocks * g.group_out * len(taps) * height
@@ -197,7 +193,7 @@ def bind_input(g: Geometry) -> Bound:
             w, packed, 1, blocks, g.group_in, height, g.group_out, g.group_in * input_step, g.taps, input_step,
             len(taps), tap_start, tap_weight,
         )  # fmt: skip
-        compute(gy, packed, gx, layout, filling.layout, filling.phase, filling.row_start, tap_offset)
+        compute(gy, packed, gx, layout, filling.layout, filling.phase, filling.kinds, tap_offset)
         workspace.keep("packed", packed)
 
     private = (g.group_out * step + height * width) * itemsize
@@ -221,8 +217,8 @@ def bind_weight(g: Geometry) -> Bound:
         "vectors": -(-frame.total // lanes), "channel_step": step, "elements": elements,
     }.items():  # fmt: skip
         layout[name] = value
-    x_filling = frames.filling(frame, 1, 1, g.input, (1, 1, 1), [(0, 0, 0)], plane, False)
-    gy_filling = frames.filling(frame, 1, 1, g.output, frame.stride, list(number), plane, True)
+    x_filling = frames.filling(frame, 1, 1, g.input, (1, 1, 1), [(0, 0, 0)], plane, False, parts=1)
+    gy_filling = frames.filling(frame, 1, 1, g.output, frame.stride, list(number), plane, True, parts=1)
     tap_offset = frames.ints([number[t.phase] * plane + frame.flat(t.shift) for t in taps])
     column_at = (np.arange(g.group_out)[:, None] * step + tap_offset).reshape(-1)
     column_index = (np.arange(g.group_out)[:, None] * g.taps + frames.ints([t.weight for t in taps])).reshape(-1)
@@ -237,8 +233,8 @@ def bind_weight(g: Geometry) -> Bound:
             return
         sums = workspace.take("sums", splits * elements, g.dtype)
         compute(
-            x, gy, sums, layout, x_filling.layout, gy_filling.layout, x_filling.phase, x_filling.row_start,
-            gy_filling.phase, gy_filling.row_start, column_at,
+            x, gy, sums, layout, x_filling.layout, gy_filling.layout, x_filling.phase, x_filling.kinds,
+            gy_filling.phase, gy_filling.kinds, column_at,
         )  # fmt: skip
         gather(sums, gw, splits, columns, elements, column_index)
         workspace.keep("sums", sums)

@@ -30,7 +30,7 @@ from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.rows import MOST_PHASES, expect_row, fill_row, interleave_rows
+from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, expect_row, fill_row, interleave_rows
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared, Run
 
@@ -101,7 +101,7 @@ def store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: i
                 extra = bias[channel + m] if bias.size else out.dtype.type(0)
                 if count == 0:
                     fill_row(out, base, extra, min(pixels * stride2, room))
-                elif count == stride2 and count <= MOST_PHASES:
+                elif count == stride2 and count <= MOST_INTERLEAVED:
                     interleave_rows(out, base, tile, start, depth, count, extra, min(pixels * count, room))
                 elif pixels == 1:
                     for b in range(min(count, room)):

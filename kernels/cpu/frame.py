@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED
 from fastdeconv.kernels.geometry import Axes, Geometry
 
 Ints = NDArray[np.int64]
@@ -41,6 +42,7 @@ PLANES = np.dtype(
         ("size", "i8", (3,)),  # of the array that is copied
         ("stride", "i8", (3,)),  # distance of the elements of one phase
         ("first", "i8", (3,)),  # index of the plane's first element on each axis, in a band of an image
+        ("parts", "i8"),  # the rows of an image fall into, for threads
     ]
 )
 
@@ -48,6 +50,8 @@ PLANES = np.dtype(
 MOST_PHASES = 1 << 16
 # Planes of so many bytes are filled and used before the next images' turn.
 CACHED = 8 << 20
+# Enough units to share among threads.
+_UNITS = 32
 # The planes may hold so many times the elements of the arrays (and this many in any case).
 MOST_GROWTH, SMALL = 6, 1 << 20
 
@@ -250,20 +254,26 @@ def _frame(g: Geometry, axes: list[_Axis], side_by_side: bool = False) -> Frame:
 
 
 class Filling(NamedTuple):
-    """What `planes.fill` needs to copy arrays of one size into planes: its tables, and how much there is to do."""
+    """What `planes.fill` needs to copy arrays of one size into planes: its tables, and how much there is to do.
+
+    ``phase`` lists three offsets a phase: the first element on each axis. Phases that share rows of the array are one
+    kind: ``kinds`` lists where each starts in it and, if vectors can tell them apart, a bit for each offset in a row.
+    """
 
     layout: NDArray[np.void]
     phase: Ints
-    row_start: Ints
+    kinds: Ints
     units: int
     elements: int
 
 
 def filling(
     frame: Frame, batch: int, channels: int, size: Axes, stride: Axes, phases: list[Axes], plane: int, shifted: bool,
-    bands: Bands | None = None,
+    bands: Bands | None = None, parts: int = 0,
 ) -> Filling:  # fmt: skip
     """Describe the copy of an (N, C, *size) array into planes; `phases` are sorted.
+
+    Rows of an image fall into `parts`; 0 for as many as give threads enough to do.
 
     `shifted` tells whether taps shift the reads, so that the end of a row must be zero for the next one.
     """
@@ -275,12 +285,19 @@ def filling(
     layout["keep"] = [p - low * shifted for p, low in zip(frame.pitch, frame.low)]
     if bands:
         layout["keep"][0, bands.axis] = frame.pitch[bands.axis] - (0 if shifted else bands.after)
-    starts = [i for i, phase in enumerate(phases) if i == 0 or phase[:2] != phases[i - 1][:2]]
+    parts = parts or min(frame.pitch[0] * frame.pitch[1], -(-_UNITS // (batch * channels)))
+    layout["parts"] = parts
+    kinds: list[int] = []
+    for i, phase in enumerate(phases):
+        if i == 0 or phase[:2] != phases[i - 1][:2]:
+            kinds += [i, 0]
+        if stride[2] <= MOST_INTERLEAVED:
+            kinds[-1] |= 1 << phase[2]
     return Filling(
         layout=layout,
         phase=ints([a for phase in phases for a in phase]),
-        row_start=ints([*starts, len(phases)]),
-        units=batch * channels * len(starts),
+        kinds=ints([*kinds, len(phases)]),
+        units=batch * channels * parts,
         elements=channels * len(phases) * plane,
     )
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import workspace
 from fastdeconv.kernels.cpu.frame import PLANES, Bands, Filling
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.rows import MOST_PHASES, split_row, zero_row
+from fastdeconv.kernels.cpu.rows import AHEAD, split_row, zero_row
 
 
 @device_function
@@ -42,8 +42,10 @@ def _split_row(
 
 
 @device_function
-def fill_image(planes: Any, top: int, n: int, array: Any, image: int, p: Any, phase: Any, begin: int, end: int) -> None:
-    """Copy one image of one channel, number `image` of the array, into the planes of the phases `begin` to `end`.
+def fill_image(
+    planes: Any, top: int, n: int, array: Any, image: int, p: Any, phase: Any, kinds: Any, part: int
+) -> None:
+    """Copy one part of one image of one channel, number `image` of the array, into the planes of all phases.
 
     It is the n-th in its planes, the first of which starts at `top`; zeros go around.
     """
@@ -52,26 +54,26 @@ def fill_image(planes: Any, top: int, n: int, array: Any, image: int, p: Any, ph
     stride0, stride1, stride2 = p.stride[0], p.stride[1], p.stride[2]
     keep0, keep1, keep2 = p.keep[0], p.keep[1], p.keep[2]
     first0, first1 = p.first[0], p.first[1]
-    a0, a1 = phase[3 * begin], phase[3 * begin + 1]
-    for f in range(end - begin):
-        if n == 0:
+    lines = p.pitch[0] * p.pitch[1]
+    for f in range(p.phases):
+        if n == 0 and part == 0:
             zero_row(planes, top + f * plane, p.lead)
-        if n == p.batch - 1:
+        if n == p.batch - 1 and part == p.parts - 1:
             zero_row(planes, top + f * plane + p.used, plane - p.used)
-    wanted = 0
-    if stride2 <= MOST_PHASES:
-        for f in range(begin, end):
-            wanted |= 1 << phase[3 * f + 2]
+    read = min(stride2 * keep2, size2)
+    ahead = AHEAD if stride1 == 1 else max(1, AHEAD // (stride1 * size2)) * stride1 * size2
     start = top + p.lead + n * p.steps[0]
-    for i0 in range(p.pitch[0]):
-        o0 = a0 + (i0 + first0) * stride0
-        for i1 in range(p.pitch[1]):
-            o1 = a1 + (i1 + first1) * stride1
-            at = start + i0 * p.steps[1] + i1 * p.steps[2]
+    for line in range(lines * part // p.parts, lines * (part + 1) // p.parts):
+        i0, i1 = line // p.pitch[1], line % p.pitch[1]
+        # Rows that lie side by side are read one after the other, whatever phases they belong to.
+        for k in range(0, kinds.size - 1, 2):
+            begin, wanted, end = kinds[k], kinds[k + 1], kinds[k + 2]
+            o0, o1 = phase[3 * begin] + (i0 + first0) * stride0, phase[3 * begin + 1] + (i1 + first1) * stride1
+            at = start + begin * plane + i0 * p.steps[1] + i1 * p.steps[2]
             inside = i0 < keep0 and 0 <= o0 < size0 and i1 < keep1 and 0 <= o1 < size1
             row = ((image * size0 + o0) * size1 + o1) * size2
             if inside and wanted:
-                split_row(planes, at, plane, array, row, stride2, wanted, min(stride2 * keep2, size2), pitch2)
+                split_row(planes, at, plane, array, row, ahead, stride2, wanted, read, pitch2)
             elif inside:
                 _split_row(planes, at, plane, array, row, stride2, keep2, pitch2, size2, phase, begin, end)
             else:
@@ -80,19 +82,16 @@ def fill_image(planes: Any, top: int, n: int, array: Any, image: int, p: Any, ph
 
 
 @kernel("T[]", "T[]", PLANES, "int[]", "int[]")
-def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, row_start: Any) -> None:
+def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, kinds: Any) -> None:
     """Copy an (N, C, D, H, W) array into planes (channel, phase, …the frame's order), zeros around.
 
-    A unit is one image of the planes of one channel that share rows of the array. ``phase`` lists three offsets a
-    phase: the first element on each axis; ``row_start`` where the phases of each kind of row start in it.
+    A unit is one part of one image of one channel. For `phase` and `kinds` see `frame.Filling`.
     """
     p = layout[0]
-    kinds = row_start.size - 1
     for unit in range(lo, hi):
         # All images of a channel by one thread: in one plane they share cache lines.
-        kind, n, c = unit % kinds, unit // kinds % p.batch, unit // (kinds * p.batch)
-        top = (c * p.phases + row_start[kind]) * p.plane
-        fill_image(planes, top, n, array, n * p.channels + c, p, phase, row_start[kind], row_start[kind + 1])
+        part, n, c = unit % p.parts, unit // p.parts % p.batch, unit // (p.parts * p.batch)
+        fill_image(planes, c * p.phases * p.plane, n, array, n * p.channels + c, p, phase, kinds, part)
 
 
 def filler(
@@ -104,7 +103,7 @@ def filler(
     def filled(array: NDArray[Any], first: int) -> NDArray[Any]:
         planes = workspace.take(slot, filling.elements, dtype)
         layout = bands.moved(filling.layout, first - bands.before) if bands else filling.layout
-        launch(array, planes, layout, filling.phase, filling.row_start)
+        launch(array, planes, layout, filling.phase, filling.kinds)
         return planes
 
     return filled

@@ -12,10 +12,10 @@ from numba.extending import intrinsic
 from fastdeconv.kernels.cpu.vectors import Vectors, call_once_compiled, index, loop, pointer, switch
 
 # Rows are read one after the other: so many elements ahead are asked for early.
-_AHEAD = 1024
+AHEAD = 1024
 _LINE = 64  # bytes of a cache line
 # Rows with more phases than this are cut and put together element by element.
-MOST_PHASES = 8
+MOST_INTERLEAVED = 8
 
 
 def _by_vectors(vectors: Vectors, count: Any, emit: Callable[[Any, Any], None], together: int = 1) -> None:
@@ -82,7 +82,7 @@ def copy_padded(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: An
         source = pointer(context, builder, signature.args[2], row, row_at)
 
         def emit(at: Any, part: Any) -> None:
-            vectors.prefetch(source, builder.add(at, index(_AHEAD)))
+            vectors.prefetch(source, builder.add(at, index(AHEAD)))
             value = vectors.load_first(builder.sub(present, at), source, at)
             vectors.store_part(part, value, target, at)
 
@@ -94,22 +94,23 @@ def copy_padded(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: An
 
 @intrinsic
 def split_row(
-    typing_context: Any, out: Any, out_at: Any, out_step: Any, row: Any, row_at: Any, stride: Any, wanted: Any,
-    present: Any, count: Any,
+    typing_context: Any, out: Any, out_at: Any, out_step: Any, row: Any, row_at: Any, ahead: Any, stride: Any,
+    wanted: Any, present: Any, count: Any,
 ) -> Any:  # fmt: skip
     """Copy the phases of a row, elements `stride` apart, to rows of their own, each of `count` elements.
 
     ``out[out_at + f·out_step + j] = row[row_at + stride·j + r] if stride·j + r < present else 0`` for the f-th phase r
-    whose bit in `wanted` is set. The stride is at most `MOST_PHASES`.
+    whose bit in `wanted` is set. The stride is at most `MOST_INTERLEAVED`. What lies `ahead` elements further on is
+    asked for early.
     """
     integer = types.int64
-    signature = types.void(out, integer, integer, row, integer, integer, integer, integer, integer)
+    signature = types.void(out, integer, integer, row, integer, integer, integer, integer, integer, integer)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, out_at, out_step, row, row_at, stride, wanted, present, count = arguments
+        out, out_at, out_step, row, row_at, ahead, stride, wanted, present, count = arguments
         target = pointer(context, builder, signature.args[0], out, out_at)
         source = pointer(context, builder, signature.args[3], row, row_at)
-        values = [target, out_step, source, stride, wanted, present, count]
+        values = [target, out_step, source, ahead, stride, wanted, present, count]
         call_once_compiled(builder, "split_row", signature.args[0].dtype, values, _split_row)
         return context.get_dummy_value()
 
@@ -117,7 +118,7 @@ def split_row(
 
 
 def _split_row(vectors: Vectors, arguments: list[Any]) -> None:
-    target, step, source, stride, wanted, present, count = arguments
+    target, step, source, ahead, stride, wanted, present, count = arguments
     builder, lanes = vectors.builder, vectors.lanes
 
     def emit_stride(phases: int) -> None:
@@ -130,7 +131,7 @@ def _split_row(vectors: Vectors, arguments: list[Any]) -> None:
             first = builder.mul(at, index(phases))
             places = [builder.add(first, index(v * lanes)) for v in range(phases)]
             for place in places:
-                vectors.prefetch(source, builder.add(place, index(_AHEAD)))
+                vectors.prefetch(source, builder.add(place, ahead))
             values = [vectors.load_first(builder.sub(present, place), source, place) for place in places]
             for r in range(phases):
                 with builder.if_then(holds[r]):
@@ -138,7 +139,7 @@ def _split_row(vectors: Vectors, arguments: list[Any]) -> None:
 
         _by_vectors(vectors, count, emit)
 
-    switch(builder, stride, range(1, MOST_PHASES + 1), emit_stride)
+    switch(builder, stride, range(1, MOST_INTERLEAVED + 1), emit_stride)
 
 
 @intrinsic
@@ -193,7 +194,7 @@ def interleave_rows(
 ) -> Any:  # fmt: skip
     """Do ``out[out_at + phases·j + r] = rows[rows_at + r·rows_step + j] + extra`` for the first `count` of them.
 
-    There are at most `MOST_PHASES` phases r.
+    There are at most `MOST_INTERLEAVED` phases r.
     """
     integer = types.int64
     signature = types.void(out, integer, rows, integer, integer, integer, extra, integer)
@@ -229,4 +230,4 @@ def _interleave_rows(vectors: Vectors, arguments: list[Any]) -> None:
 
         _by_vectors(vectors, count, emit, number)
 
-    switch(builder, phases, range(1, MOST_PHASES + 1), emit_phases)
+    switch(builder, phases, range(1, MOST_INTERLEAVED + 1), emit_phases)

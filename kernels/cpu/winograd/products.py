@@ -63,7 +63,7 @@ BLOCK = np.dtype(
 )
 
 # Transformed tiles of so many bytes are used before the next ones are made.
-TILES = 6 << 20
+_TILES = 6 << 20
 # Weights of a unit at one point, in bytes: they stay in the second-level cache while the tiles pass by.
 _UNIT_WEIGHTS = 256 << 10
 # Products of a unit that are transformed together, in bytes.
@@ -74,7 +74,9 @@ RUN = 512
 # second layer, which takes a quarter less time with them, holds 6.4 times.
 _STORED = 7
 # Enough units to share among threads.
-UNITS = 8
+_UNITS = 8
+# A range of fewer tiles would not pay for transforming its weights.
+_RANGE = 512
 
 
 @kernel("T[]", "T[]", BLOCK, KERNELS)
@@ -180,7 +182,7 @@ def _shape(blocks: int, phases: int, depth: int, tiles: int, others: int, dtype:
     """Return the shape with the least work; `others` are units beside the blocks of channels."""
     lanes, itemsize = host.lanes(dtype), np.dtype(dtype).itemsize
     fits = _UNIT_WEIGHTS // (itemsize * depth * phases * lanes)
-    wanted = max(1, -(-UNITS // others))
+    wanted = max(1, -(-_UNITS // others))
     most = max(1, min(blocks, fits, -(-blocks // wanted)))
 
     def work(shape: int, block: int) -> float:
@@ -263,13 +265,13 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
 
     image = strips // g.batch
     far = points * depth * itemsize * g.groups * wide  # bytes of a strip's transformed tiles
-    most = max(1, min(strips, TILES // far))
+    most = max(1, min(strips, _TILES // far))
     # What adds to its result is split between images only.
     whole = 1 if forward or most < 2 * image else image
     most = -(-strips // (whole * -(-strips // most))) * whole  # parts of equal size
 
     def ranges(count: int) -> int:
-        most = max(1, min(UNITS // g.groups, count * wide // 512, count // whole))
+        most = max(1, min(_UNITS // g.groups, count * wide // _RANGE, count // whole))
         if forward:
             return most
         return next(n for n in range(most, 0, -1) if count // whole % n == 0) if whole > 1 else 1

@@ -33,7 +33,7 @@ from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.winograd import cost, tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
-from fastdeconv.kernels.cpu.winograd.products import RUN, TILES
+from fastdeconv.kernels.cpu.winograd.products import RUN
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE
 from fastdeconv.kernels.cpu.winograd.transforms import combine
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, kernels
@@ -58,6 +58,8 @@ SUMS = np.dtype(
 _SUMS = 512 << 10
 # Rows of a unit, in bytes of a tile, and its columns: more of either would hardly be read less often.
 _ROWS, _COLUMNS = 256, 512
+# Transformed tiles of so many bytes are summed before the next ones are made: each time, all sums are transformed.
+_TILES = 9 << 20
 
 
 @device_function
@@ -190,7 +192,7 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
 
     far = points * (tiles.depth(x) + tiles.depth(gy)) * g.groups * itemsize * wide  # bytes of a strip
     strips = tiles.all_strips(gy)
-    most = max(1, min(strips, TILES // far))
+    most = max(1, min(strips, _TILES // far))
     most = -(-strips // -(-strips // most))  # parts of equal size
     # The last register tiles may reach past the last rows and columns.
     beyond = shape.height + shape.width
