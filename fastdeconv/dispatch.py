@@ -12,12 +12,12 @@ from fastdeconv.kernels.cpu import (
     direct_dot,
     direct_joint,
     direct_local,
-    direct_long_kernel,
     direct_loops,
     direct_phases,
     direct_tile,
     direct_wide_stride,
 )
+from fastdeconv.kernels.cpu.long_kernel import input_grad, weight_grad
 from fastdeconv.kernels.cpu.winograd import products, weight
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared, Run
 from fastdeconv.lowering import lower, lower_prepared
@@ -38,7 +38,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ),
     ("cpu", "input_grad"): (
         direct_loops.INPUT_GRAD,
-        direct_long_kernel.INPUT_GRAD,
+        input_grad.INPUT_GRAD,
         products.WINOGRAD_INPUT_GRAD,
         products.DIRECT_INPUT_GRAD,
         direct_local.INPUT_GRAD,
@@ -47,7 +47,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ),
     ("cpu", "weight_grad"): (
         direct_loops.WEIGHT_GRAD,
-        direct_long_kernel.WEIGHT_GRAD,
+        weight_grad.WEIGHT_GRAD,
         weight.WINOGRAD,
         weight.DIRECT,
         direct_local.WEIGHT_GRAD,

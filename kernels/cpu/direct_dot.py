@@ -68,7 +68,7 @@ def dot_units(lo: int, hi: int, x: Any, gy: Any, sums: Any, begin_sums: int, lay
     height, width = p.height, p.width
     row_offset = empty(height, np.int64)
     column_offset = empty(width, np.int64)
-    tile = np.empty(height * width, x.dtype)
+    tile = empty(height * width, x.dtype)
     blocks = (p.rows + height - 1) // height
     for unit in range(lo, hi):
         column_chunk = unit % p.column_chunks

@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
-from fastdeconv.kernels.cpu.direct_tile import LAYOUT, RUN, Part, store, tile_work
+from fastdeconv.kernels.cpu.direct_tile import LAYOUT, RUN, store, tile_work
 from fastdeconv.kernels.cpu.jit import kernel
+from fastdeconv.kernels.cpu.parts import Part, bind_parts
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
-from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared
+from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -152,47 +153,17 @@ def bind(g: Geometry) -> Bound:
     launch_pack = pack_units.launcher(g.dtype, g.in_channels, 4 * packed_elements)
     pack_table = frames.ints(table)
     tap_start = frames.ints([sum(map(len, way.shifts[:i])) for i in range(len(way.shifts) + 1)])
-    cut = frames.bands(frame, g, g.in_channels, True) if images == 1 else None
-    if cut is None:
-        compute = {n: _part(g._replace(batch=n), way, tap_start) for n in frames.part_sizes(g, images)}
-    else:
-        compute = {n: _part(g._replace(batch=1), way, tap_start, cut, n) for n in cut.sizes}
-    x_image, y_image = (math.prod(shape[1:]) for shape in (g.input_shape, g.output_shape))
-    no_bias = np.empty(0, g.dtype)
 
     def pack(w: Array, packed: Array) -> None:
         launch_pack(w, packed, g.group_out * g.taps, g.group_in, pack_table)
 
-    def run_packed(x: Array, packed: Array, bias: Array | None, y: Array) -> None:
-        for first, count in frames.parts(g, images):
-            end = first + count
-            arrays = (
-                x[first * x_image : end * x_image], packed, no_bias if bias is None else bias,
-                y[first * y_image : end * y_image],
-            )  # fmt: skip
-            for row, rows in cut or ((0, count),):
-                compute[rows].run(*arrays, row)
+    def part(g: Geometry, cut: frames.Bands | None, band: int) -> Part:
+        return _part(g, way, tap_start, cut, band)
 
-    def run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
-        packed = workspace.take("packed", packed_elements, g.dtype)
-        pack(w, packed)
-        run_packed(x, packed, bias, y)
-        workspace.keep("packed", packed)
-
-    def prepare(w: Array) -> Prepared:
-        packed = workspace.new(packed_elements, g.dtype)
-        pack(w, packed)
-        return Prepared(lambda x, bias, y: run_packed(x, packed, bias, y), packed.nbytes)
-
-    itemsize = np.dtype(g.dtype).itemsize
-    scratch = max(
-        workspace.total((packed_elements + part.planes) * itemsize, part.buffer * itemsize, part.units)
-        for part in compute.values()
-    )
-    return Bound(run, scratch, prepare)
+    return bind_parts(g, True, images, g.in_channels, part, pack, packed_elements)
 
 
-def _part(g: Geometry, way: _Joint, tap_start: frames.Ints, cut: frames.Bands | None = None, band: int = 0) -> Part:
+def _part(g: Geometry, way: _Joint, tap_start: frames.Ints, cut: frames.Bands | None, band: int) -> Part:
     """Prepare the computation of a batch of this size, or of a band of so many rows, from packed weights."""
     frame = frames.scatter_frame(g)
     if cut:

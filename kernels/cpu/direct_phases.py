@@ -200,7 +200,7 @@ def phase_units(lo: int, hi: int, x: Any, w: Any, bias: Any, y: Any, layout: Any
     length = p.width * stride2
     run = max(1, _RUN // (reach + 1))
     part = empty(p.channels * p.slots * p.lines * p.pitch, x.dtype)
-    tile = np.empty(2 * length + 64, x.dtype)
+    tile = empty(2 * length + 64, x.dtype)
     slices, taps0 = empty(p.slots, np.int64), empty(p.slots, np.int64)
     most = p.channels * p.slots * p.kernel[1]
     step_weight, step_source = empty(most, np.int64), empty(most, np.int64)

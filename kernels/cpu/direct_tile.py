@@ -20,8 +20,7 @@ Ladder, measured in docs/decisions/0004-direct-kernels.md:
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +29,10 @@ from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.parts import Part, bind_parts
 from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, expect_row, fill_row, interleave_rows
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
-from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared, Run
+from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -218,53 +218,19 @@ def _bind(g: Geometry, forward: bool) -> Bound:
     launch_pack = planes.pack.launcher(g.dtype, g.groups * pack_chunks, 4 * packed_elements)
     tap_weight = frames.ints([t.weight for t in taps])
 
-    cut = frames.bands(frame, g, source_planes, forward) if images == 1 else None
-    if cut is None:
-        sizes = frames.part_sizes(g, images)
-        compute = {n: _part(g._replace(batch=n), forward, taps, tap_start, block_rows) for n in sizes}
-    else:
-        one = g._replace(batch=1)
-        compute = {n: _part(one, forward, taps, tap_start, block_rows, cut, n) for n in cut.sizes}
-    source_image, out_image = (math.prod(shape[1:]) for shape in (g.input_shape, g.output_shape))
-    if not forward:
-        source_image, out_image = out_image, source_image
-    no_bias = np.empty(0, g.dtype)
-
     def pack(w: Array, packed: Array) -> None:
         launch_pack(
             w, packed, pack_chunks, blocks, rows, block_rows, channels,
             g.group_in * input_step, channel_step, row_step, len(taps), tap_start, tap_weight,
         )  # fmt: skip
 
-    def run_packed(source: Array, packed: Array, bias: Array | None, out: Array) -> None:
-        for first, count in frames.parts(g, images):
-            end = first + count
-            arrays = (
-                source[first * source_image : end * source_image], packed, no_bias if bias is None else bias,
-                out[first * out_image : end * out_image],
-            )  # fmt: skip
-            for row, rows in cut or ((0, count),):
-                compute[rows].run(*arrays, row)
+    def part(g: Geometry, cut: frames.Bands | None, band: int) -> Part:
+        return _part(g, forward, taps, tap_start, block_rows, cut, band)
 
-    def run(source: Array, w: Array, bias: Array | None, out: Array) -> None:
-        packed = workspace.take("packed", packed_elements, g.dtype)
-        pack(w, packed)
-        run_packed(source, packed, bias, out)
-        workspace.keep("packed", packed)
-
-    def prepare(w: Array) -> Prepared:
-        packed = workspace.new(packed_elements, g.dtype)
-        pack(w, packed)
-        return Prepared(lambda x, bias, y: run_packed(x, packed, bias, y), packed.nbytes)
-
-    itemsize = np.dtype(g.dtype).itemsize
-    scratch = max(
-        workspace.total((packed_elements + part.planes) * itemsize, part.buffer * itemsize, part.units)
-        for part in compute.values()
-    )
+    bound = bind_parts(g, forward, images, source_planes, part, pack, packed_elements)
     if forward:
-        return Bound(run, scratch, prepare)
-    return Bound(lambda gy, w, gx: run(gy, w, None, gx), scratch)
+        return bound
+    return Bound(lambda gy, w, gx: bound.run(gy, w, None, gx), bound.workspace)
 
 
 def _output_phases(frame: frames.Frame, g: Geometry) -> Axes:
@@ -280,18 +246,9 @@ def _starts(taps: list[frames.Tap], phases: Axes) -> frames.Ints:
     return np.concatenate((np.zeros(1, np.int64), np.cumsum(counts.reshape(-1))))
 
 
-class Part(NamedTuple):
-    """What computes some images, or a band of one, from packed weights: elements of planes and of a thread's buffer."""
-
-    run: Run
-    planes: int
-    buffer: int
-    units: int
-
-
 def _part(
     g: Geometry, forward: bool, taps: list[frames.Tap], tap_start: frames.Ints, block_rows: int,
-    cut: frames.Bands | None = None, band: int = 0,
+    cut: frames.Bands | None, band: int,
 ) -> Part:  # fmt: skip
     """Prepare the computation of a batch of this size, or of a band of so many rows, from packed weights."""
     frame = frames.scatter_frame(g) if forward else frames.gather_frame(g)

@@ -198,7 +198,7 @@ def stride_units(lo: int, hi: int, padded: Any, w: Any, bias: Any, y: Any, layou
     p = layout[0]
     length = p.vectors * p.lanes
     panel = empty(p.panel, padded.dtype)
-    tile = np.empty(2 * p.width * length + 64, padded.dtype)
+    tile = empty(2 * p.width * length + 64, padded.dtype)
     scratch = p.width * length + 32
     step_panel, step_source = empty(p.steps, np.int64), empty(p.steps, np.int64)
     taps0, shifts0 = empty(p.kernel[0], np.int64), empty(p.kernel[0], np.int64)

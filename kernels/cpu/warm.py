@@ -6,7 +6,6 @@ from fastdeconv.kernels.cpu import (
     direct_dot,
     direct_joint,
     direct_local,
-    direct_long_kernel,
     direct_loops,
     direct_phases,
     direct_tile,
@@ -16,11 +15,12 @@ from fastdeconv.kernels.cpu import (
     shared_loop,
 )
 from fastdeconv.kernels.cpu.jit import Kernel
+from fastdeconv.kernels.cpu.long_kernel import input_grad, weight_grad
 from fastdeconv.kernels.cpu.winograd import products, tiles, weight
 
 _MODULES = (
-    direct_dot, direct_joint, direct_local, direct_long_kernel, direct_loops, direct_phases, direct_tile,
-    direct_wide_stride, interchange, planes, products, tiles, weight,
+    direct_dot, direct_joint, direct_local, direct_loops, direct_phases, direct_tile,
+    direct_wide_stride, input_grad, interchange, planes, products, tiles, weight, weight_grad,
 )  # fmt: skip
 
 

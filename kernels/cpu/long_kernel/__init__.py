@@ -1,0 +1,1 @@
+"""Gradients for kernels that are long on the last axis."""
