@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import fastdeconv as fd
 from fastdeconv.bench import fresh
+from fastdeconv.bench.compilation import compilation
 from fastdeconv.bench.contenders import CONTENDERS
 from fastdeconv.bench.contenders.base import Contender
 from fastdeconv.bench.contenders.ours import Fastdeconv
@@ -123,6 +124,7 @@ class Section(NamedTuple):
 
 SECTIONS = {
     "startup": Section("First call in a fresh process: forward", startup),
+    "compilation": Section("First run of all layers in a fresh process, as of one model", compilation),
     "memory": Section("Memory that a call adds to the process's peak", memory),
     "scaling": Section("Threads: our forward pass", scaling),
     "oversubscription": Section("Processes that share the machine: our forward pass", oversubscription),

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from llvmlite import binding as llvm
 
 EXACT = """
 import numpy as np
@@ -28,8 +29,8 @@ print(host.VECTOR_BITS, host.REGISTERS)
 """
 
 
-def run(code: str, bits: str) -> str:
-    environment = os.environ | {"FASTDECONV_SIMD_BITS": bits, "PYTHONPATH": str(Path(__file__).parent)}
+def run(code: str, **environment: str) -> str:
+    environment = os.environ | environment | {"PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment,
@@ -44,7 +45,16 @@ def run(code: str, bits: str) -> str:
 
 @pytest.mark.parametrize("bits", ["128", "256"])
 def test_narrow_vectors_are_exact(bits):
-    assert run(EXACT, bits).split()[0] == bits
+    assert run(EXACT, FASTDECONV_SIMD_BITS=bits).split()[0] == bits
+
+
+@pytest.mark.parametrize(
+    ("cpu", "features", "bits"), [("haswell", "+sse4.2,+avx,+avx2,+fma", "256"), ("x86-64", "", "128")]
+)
+def test_code_for_older_cpus_is_exact(cpu, features, bits):
+    if not llvm.get_host_cpu_features().get("avx2"):
+        pytest.skip("this CPU cannot run the code")
+    assert run(EXACT, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES=features).split() == [bits, "16"]
 
 
 @pytest.mark.quick

@@ -1,6 +1,7 @@
 """What the machine offers a kernel: vector width, registers, fused multiply-add.
 
 ``FASTDECONV_SIMD_BITS`` (128, 256 or 512) overrides the width, so that every width can be tried on one machine.
+``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES``, Numba's own, have code made for another CPU of the same kind.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import platform
 
 import numpy as np
 from llvmlite import binding as llvm
+from numba import config
 
 
 def _features() -> dict[str, bool]:
+    if config.CPU_FEATURES is not None:
+        return {name[1:]: name[0] == "+" for name in config.CPU_FEATURES.split(",") if name}
     try:
         return dict(llvm.get_host_cpu_features())
     except RuntimeError:  # LLVM cannot tell on this host
@@ -23,7 +27,7 @@ FEATURES = _features()
 IS_ARM = platform.machine().lower() in ("aarch64", "arm64")
 
 
-NAME = llvm.get_host_cpu_name()
+NAME = config.CPU_NAME or llvm.get_host_cpu_name()
 FORCED = os.environ.get("FASTDECONV_SIMD_BITS", "")
 
 

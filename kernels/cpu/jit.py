@@ -54,6 +54,11 @@ class Kernel:
         self._run = shared_loop.runner(self.name, _called_by_kernels(units))
         self._entries: dict[str, Entry] = {}
 
+    @property
+    def ready(self) -> int:
+        """For how many element types it has been compiled or loaded."""
+        return len(self._entries)
+
     def entry(self, dtype: str) -> Entry:
         """Return the compiled function ``(loop, chunks, units, arguments)``; see `shared_loop.runner`."""
         if dtype not in self._entries:

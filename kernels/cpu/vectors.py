@@ -185,8 +185,13 @@ def call_once_compiled(
     builder.call(function, values)
 
 
-def loop(builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-    """Emit ``for i in range(count): carried = body(i, carried)`` and return the last values."""
+def loop(
+    builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]], unroll: bool = True
+) -> list[Any]:
+    """Emit ``for i in range(count): carried = body(i, carried)`` and return the last values.
+
+    Unrolled, a body that takes all registers has its addresses on the stack.
+    """
     before, head = builder.block, builder.append_basic_block("head")
     step, after = builder.append_basic_block("body"), builder.append_basic_block("after")
     builder.branch(head)
@@ -202,7 +207,13 @@ def loop(builder: Any, count: Any, carried: list[Any], body: Callable[[Any, list
     index.add_incoming(builder.add(index, ir.Constant(INDEX, 1)), builder.block)
     for phi, value in zip(values, results):
         phi.add_incoming(value, builder.block)
-    builder.branch(head)
+    back = builder.branch(head)
+    if not unroll:
+        module = builder.module
+        number = ir.Constant(INDEX, len(module.metadata))  # each loop has a node of its own, which begins with itself
+        node = module.add_metadata([module.add_metadata(["llvm.loop.unroll.disable"]), number])
+        node.operands = (node, *node.operands)
+        back.set_metadata("llvm.loop", node)
     builder.position_at_end(after)
     return values
 

@@ -24,15 +24,30 @@ _MODULES = (
 )  # fmt: skip
 
 
+def kernels() -> list[Kernel]:
+    """Return every kernel."""
+    return [
+        kernel
+        for module in _MODULES
+        for kernel in vars(module).values()
+        if isinstance(kernel, Kernel) and kernel.module == module.__name__
+    ]
+
+
+def ready() -> int:
+    """Return how many kernels this process has compiled or loaded, each element type for itself."""
+    return sum(kernel.ready for kernel in kernels())
+
+
 def compile_all() -> int:
     """Compile or load every kernel for every element type it serves, and the parallel loop; return how many."""
-    count = 0
-    for module in _MODULES:
-        dtypes = ["float32", "float64", "int64"] if module is direct_loops else ["float32", "float64"]
-        for kernel in vars(module).values():
-            if isinstance(kernel, Kernel) and kernel.module == module.__name__:
-                for dtype in dtypes:
-                    kernel.entry(dtype)
-                    count += 1
+    floats = ("float32", "float64")
+    todo = [
+        (kernel, dtype)
+        for kernel in kernels()
+        for dtype in ((*floats, "int64") if kernel.module == direct_loops.__name__ else floats)
+    ]
+    for kernel, dtype in todo:
+        kernel.entry(dtype)
     shared_loop.loop_address()
-    return count
+    return len(todo)

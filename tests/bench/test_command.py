@@ -136,6 +136,12 @@ def test_fresh_processes():
         assert row["result MB"] > 0
 
 
+def test_kernels_of_a_model():
+    forward, step = sections.compilation(select(TINY), [], 1, 1)
+    assert (forward["pass"], step["pass"]) == ("forward", "step")
+    assert 0 < forward["kernels"] <= step["kernels"]
+
+
 @pytest.mark.parametrize("peer", contenders.PEERS, ids=lambda peer: peer.name)
 def test_peers_agree(peer, tmp_path):
     """Each peer that is installed, in a process of its own, computes what we compute for the kinds of layer it has."""

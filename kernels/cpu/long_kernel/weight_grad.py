@@ -82,7 +82,7 @@ def outer_row(
                     updated += [vectors.multiply_add(b[v], value, sums[c * columns + v]) for v in range(columns)]
                 return updated
 
-            for i, value in enumerate(loop(builder, pixels, begin, body)):
+            for i, value in enumerate(loop(builder, pixels, begin, body, unroll=False)):
                 vectors.store(value, sums_base, index(i * vectors.lanes))
 
         choose(builder, variant, _SHAPES, emit)
