@@ -12,14 +12,17 @@ from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.winograd.axes import groups, plan_cost
 from fastdeconv.kernels.geometry import Geometry
 
-# A multiplication of `direct_tile`, and a weight that it packs: forward, and in the input gradient, where it lies far
-# from its neighbours. A multiplication of `direct_dot`, a sum over its lanes, an element of the output's gradient.
-_TILE, _PACKED, _FAR, _DOT, _LANES, _COPIED = 1.15, 60, 100, 1.35, 250, 12
+# A multiplication of `direct_tile`; a weight that it packs, forward, and in the input gradient, where it lies far from
+# its neighbours; an element of the output that it stores.
+_TILE, _PACKED, _FAR, _STORED = 1.15, 60, 100, 25
+# A multiplication of `direct_dot`, a sum over its lanes, an element of the output's gradient.
+_DOT, _LANES, _COPIED = 1.35, 250, 12
 
 
 def forward_yields(g: Geometry) -> str | None:
     """Return why `direct_tile` should be faster in the forward pass, or None."""
-    return _slower(g, True, _TILE * _direct(g) + _PACKED * math.prod(g.weight_shape))
+    stores = _STORED * math.prod(g.output_shape)
+    return _slower(g, True, _TILE * _direct(g) + _PACKED * math.prod(g.weight_shape) + stores)
 
 
 def input_grad_yields(g: Geometry) -> str | None:
