@@ -180,7 +180,7 @@ def _part(g: Geometry, way: _Joint, tap_start: frames.Ints, cut: frames.Bands | 
         "phases": [min(s, o) for s, o in zip(frame.stride, g.output)],
     }.items():  # fmt: skip
         layout[name] = value
-    filling = frames.filling(frame, g.batch, g.in_channels, g.input, (1, 1, 1), [(0, 0, 0)], plane, True, cut)
+    filling = frames.filling(frame, g.batch, g.in_channels, g.input, (1, 1, 1), [(0, 0, 0)], plane, True, cut, True)
     tap_offset = frames.ints([-frame.flat(shift) for shifts in way.shifts for shift in shifts])
     units = tiles * g.groups
     work = 2 * g.in_channels * int(layout["taps"][0]) * height * tiles * width

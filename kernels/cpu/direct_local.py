@@ -24,7 +24,7 @@ from fastdeconv.kernels.cpu.direct_dot import collect
 from fastdeconv.kernels.cpu.direct_tile import LAYOUT, store
 from fastdeconv.kernels.cpu.frame import PLANES
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.planes import fill_image
+from fastdeconv.kernels.cpu.planes import fill_lines
 from fastdeconv.kernels.cpu.tiles import INNER_ROWS, OUTER_ROWS, inner_columns, inner_tile, outer_columns, outer_tile
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation
 
@@ -56,7 +56,9 @@ def input_units(
     for unit in range(lo, hi):
         g = unit % p.groups
         for c in range(p.channels):
-            fill_image(local, c * p.channel_step, 0, gy, unit * p.channels + c, f, phase, kinds, 0)
+            fill_lines(
+                local, c * p.channel_step, gy, unit * p.channels + c, f, phase, kinds, 0, f.pitch[0] * f.pitch[1]
+            )
         for q0 in range(0, p.total, p.width):
             for block in range(p.blocks):
                 outer_tile(height, p.channels, p.taps, weight, (g * p.blocks + block) * p.channels * p.taps * height,
@@ -104,9 +106,11 @@ def weight_units(
         for n in range(p.batch * split // p.splits, p.batch * (split + 1) // p.splits):
             image = n * p.groups + g
             for m in range(p.rows):
-                fill_image(x_local, m * fx.plane, 0, x, image * p.rows + m, fx, x_phase, x_kinds, 0)
+                fill_lines(x_local, m * fx.plane, x, image * p.rows + m, fx, x_phase, x_kinds, 0,
+                           fx.pitch[0] * fx.pitch[1])  # fmt: skip
             for c in range(p.channels):
-                fill_image(local, c * p.channel_step, 0, gy, image * p.channels + c, fy, phase, kinds, 0)
+                fill_lines(local, c * p.channel_step, gy, image * p.channels + c, fy, phase, kinds, 0,
+                           fy.pitch[0] * fy.pitch[1])  # fmt: skip
             for begin in range(0, p.vectors, _BLOCK):
                 for first in range(0, p.rows, height):
                     # A tile with missing rows or columns reads its last one again.
@@ -177,7 +181,7 @@ def bind_input(g: Geometry) -> Bound:
         "total": frame.total, "pitch": frame.pitch, "size": g.input, "stride": (1, 1, 1), "phases": (1, 1, 1),
     }.items():  # fmt: skip
         layout[name] = value
-    filling = frames.filling(frame, 1, 1, g.output, frame.stride, list(number), plane, True, parts=1)
+    filling = frames.filling(frame, 1, 1, g.output, frame.stride, list(number), plane, True)
     tap_offset = frames.ints([number[t.phase] * plane + frame.flat(t.shift) for t in taps])
     tap_start, tap_weight = frames.ints([0, len(taps)]), frames.ints([t.weight for t in taps])
     packed_elements = g.groups * blocks * g.group_out * len(taps) * height
@@ -217,8 +221,8 @@ def bind_weight(g: Geometry) -> Bound:
         "vectors": -(-frame.total // lanes), "channel_step": step, "elements": elements,
     }.items():  # fmt: skip
         layout[name] = value
-    x_filling = frames.filling(frame, 1, 1, g.input, (1, 1, 1), [(0, 0, 0)], plane, False, parts=1)
-    gy_filling = frames.filling(frame, 1, 1, g.output, frame.stride, list(number), plane, True, parts=1)
+    x_filling = frames.filling(frame, 1, 1, g.input, (1, 1, 1), [(0, 0, 0)], plane, False)
+    gy_filling = frames.filling(frame, 1, 1, g.output, frame.stride, list(number), plane, True)
     tap_offset = frames.ints([number[t.phase] * plane + frame.flat(t.shift) for t in taps])
     column_at = (np.arange(g.group_out)[:, None] * step + tap_offset).reshape(-1)
     column_index = (np.arange(g.group_out)[:, None] * g.taps + frames.ints([t.weight for t in taps])).reshape(-1)

@@ -285,7 +285,9 @@ def _part(
     }.items():  # fmt: skip
         layout[name] = value
     stride = one if forward else frame.stride
-    filling = frames.filling(frame, g.batch, g.groups * channels, source_size, stride, source_phases, plane, True, cut)
+    filling = frames.filling(
+        frame, g.batch, g.groups * channels, source_size, stride, source_phases, plane, True, cut, True
+    )
     tap_offset, channel_offset = frames.ints(offsets), np.arange(channels) * channel_step
     units = tiles * g.groups * row_chunks * phase_chunks
     work = 2 * g.groups * blocks * block_rows * channels * len(taps) * tiles * width

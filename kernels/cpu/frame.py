@@ -42,7 +42,7 @@ PLANES = np.dtype(
         ("size", "i8", (3,)),  # of the array that is copied
         ("stride", "i8", (3,)),  # distance of the elements of one phase
         ("first", "i8", (3,)),  # index of the plane's first element on each axis, in a band of an image
-        ("parts", "i8"),  # the rows of an image fall into, for threads
+        ("parts", "i8"),  # the lines of all images fall into, for threads
     ]
 )
 
@@ -51,7 +51,9 @@ MOST_PHASES = 1 << 16
 # Planes of so many bytes are filled and used before the next images' turn.
 CACHED = 8 << 20
 # Enough units to share among threads.
-_UNITS = 32
+_UNITS = 16
+# Elements of the planes of a channel that are worth two pieces: shorter ones are read more slowly.
+_HALVES = 1 << 15
 # The planes may hold so many times the elements of the arrays (and this many in any case).
 MOST_GROWTH, SMALL = 6, 1 << 20
 
@@ -269,11 +271,11 @@ class Filling(NamedTuple):
 
 def filling(
     frame: Frame, batch: int, channels: int, size: Axes, stride: Axes, phases: list[Axes], plane: int, shifted: bool,
-    bands: Bands | None = None, parts: int = 0,
+    bands: Bands | None = None, halves: bool = False,
 ) -> Filling:  # fmt: skip
     """Describe the copy of an (N, C, *size) array into planes; `phases` are sorted.
 
-    Rows of an image fall into `parts`; 0 for as many as give threads enough to do.
+    In `halves`, what the first half of the threads fills is what they will read.
 
     `shifted` tells whether taps shift the reads, so that the end of a row must be zero for the next one.
     """
@@ -285,8 +287,8 @@ def filling(
     layout["keep"] = [p - low * shifted for p, low in zip(frame.pitch, frame.low)]
     if bands:
         layout["keep"][0, bands.axis] = frame.pitch[bands.axis] - (0 if shifted else bands.after)
-    parts = parts or min(frame.pitch[0] * frame.pitch[1], -(-_UNITS // (batch * channels)))
-    layout["parts"] = parts
+    wanted = 2 if halves and len(phases) * plane >= _HALVES else 1
+    layout["parts"] = parts = min(batch * frame.pitch[0] * frame.pitch[1], max(wanted, -(-_UNITS // channels)))
     kinds: list[int] = []
     for i, phase in enumerate(phases):
         if i == 0 or phase[:2] != phases[i - 1][:2]:
@@ -297,7 +299,7 @@ def filling(
         layout=layout,
         phase=ints([a for phase in phases for a in phase]),
         kinds=ints([*kinds, len(phases)]),
-        units=batch * channels * parts,
+        units=channels * parts,
         elements=channels * len(phases) * plane,
     )
 

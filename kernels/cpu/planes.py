@@ -42,42 +42,48 @@ def _split_row(
 
 
 @device_function
-def fill_image(
-    planes: Any, top: int, n: int, array: Any, image: int, p: Any, phase: Any, kinds: Any, part: int
-) -> None:
-    """Copy one part of one image of one channel, number `image` of the array, into the planes of all phases.
+def fill_lines(
+    planes: Any, top: int, array: Any, channel: int, p: Any, phase: Any, kinds: Any, begin: int, end: int
+) -> None:  # fmt: skip
+    """Copy some lines of all images of one channel to the planes of all phases, in the order in which these have them.
 
-    It is the n-th in its planes, the first of which starts at `top`; zeros go around.
+    The channel is that of the first image, and its first plane starts at `top`; zeros go around.
     """
-    pitch2, plane = p.pitch[2], p.plane
+    pitch1, pitch2, plane = p.pitch[1], p.pitch[2], p.plane
     size0, size1, size2 = p.size[0], p.size[1], p.size[2]
     stride0, stride1, stride2 = p.stride[0], p.stride[1], p.stride[2]
     keep0, keep1, keep2 = p.keep[0], p.keep[1], p.keep[2]
     first0, first1 = p.first[0], p.first[1]
-    lines = p.pitch[0] * p.pitch[1]
+    lines = p.pitch[0] * pitch1
+    side_by_side = p.batch > 1 and p.steps[0] < p.steps[2]
     for f in range(p.phases):
-        if n == 0 and part == 0:
+        if begin == 0:
             zero_row(planes, top + f * plane, p.lead)
-        if n == p.batch - 1 and part == p.parts - 1:
+        if end == lines * p.batch:
             zero_row(planes, top + f * plane + p.used, plane - p.used)
     read = min(stride2 * keep2, size2)
     ahead = AHEAD if stride1 == 1 else max(1, AHEAD // (stride1 * size2)) * stride1 * size2
-    start = top + p.lead + n * p.steps[0]
-    for line in range(lines * part // p.parts, lines * (part + 1) // p.parts):
-        i0, i1 = line // p.pitch[1], line % p.pitch[1]
+    for number in range(begin, end):
+        if side_by_side:
+            n, line = number % p.batch, number // p.batch
+        else:
+            n, line = number // lines, number % lines
+        i0, i1 = line // pitch1, line % pitch1
+        start = top + p.lead + n * p.steps[0] + i0 * p.steps[1] + i1 * p.steps[2]
         # Rows that lie side by side are read one after the other, whatever phases they belong to.
         for k in range(0, kinds.size - 1, 2):
-            begin, wanted, end = kinds[k], kinds[k + 1], kinds[k + 2]
-            o0, o1 = phase[3 * begin] + (i0 + first0) * stride0, phase[3 * begin + 1] + (i1 + first1) * stride1
-            at = start + begin * plane + i0 * p.steps[1] + i1 * p.steps[2]
+            begin_phase, wanted, end_phase = kinds[k], kinds[k + 1], kinds[k + 2]
+            o0 = phase[3 * begin_phase] + (i0 + first0) * stride0
+            o1 = phase[3 * begin_phase + 1] + (i1 + first1) * stride1
+            at = start + begin_phase * plane
             inside = i0 < keep0 and 0 <= o0 < size0 and i1 < keep1 and 0 <= o1 < size1
-            row = ((image * size0 + o0) * size1 + o1) * size2
+            row = (((n * p.channels + channel) * size0 + o0) * size1 + o1) * size2
             if inside and wanted:
                 split_row(planes, at, plane, array, row, ahead, stride2, wanted, read, pitch2)
             elif inside:
-                _split_row(planes, at, plane, array, row, stride2, keep2, pitch2, size2, phase, begin, end)
+                _split_row(planes, at, plane, array, row, stride2, keep2, pitch2, size2, phase, begin_phase, end_phase)
             else:
-                for f in range(end - begin):
+                for f in range(end_phase - begin_phase):
                     zero_row(planes, at + f * plane, pitch2)
 
 
@@ -85,13 +91,15 @@ def fill_image(
 def fill(lo: int, hi: int, array: Any, planes: Any, layout: Any, phase: Any, kinds: Any) -> None:
     """Copy an (N, C, D, H, W) array into planes (channel, phase, …the frame's order), zeros around.
 
-    A unit is one part of one image of one channel. For `phase` and `kinds` see `frame.Filling`.
+    A unit is one part of the lines of one channel. For `phase` and `kinds` see `frame.Filling`.
     """
     p = layout[0]
+    lines = p.pitch[0] * p.pitch[1] * p.batch
     for unit in range(lo, hi):
-        # All images of a channel by one thread: in one plane they share cache lines.
-        part, n, c = unit % p.parts, unit // p.parts % p.batch, unit // (p.parts * p.batch)
-        fill_image(planes, c * p.phases * p.plane, n, array, n * p.channels + c, p, phase, kinds, part)
+        # The part is slowest: the thread that computes some pixels has them in its cache.
+        part, c = unit // p.channels, unit % p.channels
+        fill_lines(planes, c * p.phases * p.plane, array, c, p, phase, kinds,
+                   lines * part // p.parts, lines * (part + 1) // p.parts)  # fmt: skip
 
 
 def filler(
