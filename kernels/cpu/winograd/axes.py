@@ -32,7 +32,7 @@ MOST_SPREAD = 8
 # What things cost, in multiplications of one core at its peak, fitted to float32 on a Zen 4 (decision 0006): a product
 # between transforms, a transformed element of the input or the output's gradient, one of the products on its way back,
 # a transformed weight. With several groups: a part of a row of the output, and an element with others' in between.
-PRODUCT, OPERAND, RESULT, WEIGHT, ROW, APART = 1.12, 30, 20, 35, 1000, 250
+PRODUCT, OPERAND, RESULT, WEIGHT, ROW, APART = 1.12, 30, 20, 32, 1000, 250
 
 
 class Phase(NamedTuple):

@@ -14,7 +14,7 @@ from fastdeconv.kernels.geometry import Geometry
 
 # A multiplication of `direct_tile`; a weight that it packs, forward, and in the input gradient, where it lies far from
 # its neighbours; an element of the output that it stores.
-_TILE, _PACKED, _FAR, _STORED = 1.15, 60, 100, 25
+_TILE, _PACKED, _FAR, _STORED = 1.15, 110, 130, 25
 # A multiplication of `direct_dot`, a sum over its lanes, an element of the output's gradient.
 _DOT, _LANES, _COPIED = 1.35, 250, 12
 
