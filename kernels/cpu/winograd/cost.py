@@ -12,9 +12,8 @@ from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.winograd.axes import groups, plan_cost
 from fastdeconv.kernels.geometry import Geometry
 
-# A multiplication of `direct_tile`; a weight that it packs, forward, and in the input gradient, where it lies far from
-# its neighbours; an element of the output that it stores.
-_TILE, _PACKED, _FAR, _STORED = 1.15, 110, 130, 25
+# A multiplication of `direct_tile`, a weight that it packs, an element of the output that it stores.
+_TILE, _PACKED, _STORED = 1.15, 130, 25
 # A multiplication of `direct_dot`, a sum over its lanes, an element of the output's gradient.
 _DOT, _LANES, _COPIED = 1.35, 250, 12
 
@@ -27,7 +26,7 @@ def forward_yields(g: Geometry) -> str | None:
 
 def input_grad_yields(g: Geometry) -> str | None:
     """Return why `direct_tile` should be faster in the input gradient, or None."""
-    return _slower(g, False, _TILE * _direct(g) + _FAR * math.prod(g.weight_shape))
+    return _slower(g, False, _TILE * _direct(g) + _PACKED * math.prod(g.weight_shape))
 
 
 def weight_grad_yields(g: Geometry) -> str | None:
