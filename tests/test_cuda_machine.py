@@ -62,7 +62,7 @@ def gather(p, pass_, channels_last, tile=None):
     out, out_strides = laid_out(np.full(shapes[1], np.nan), channels_last)
     bias = np.arange(p.out_channels, dtype="f4")
     want = oracle(p, pass_, a, b).reshape(shapes[1]) + (bias.reshape(-1, 1, 1, 1) if forward else 0)
-    steps = gather_gemm.steps(g, forward, source_strides, out_strides, tile)
+    steps = gather_gemm.steps(g, forward, forward, source_strides, out_strides, tile)
     arrays = {"source": source, "weight": b.reshape(-1).astype("f4"), "bias": bias, "out": out}
     return steps, arrays, np.moveaxis(out, -1, 1) if channels_last else out, want
 

@@ -274,12 +274,13 @@ def tile_for(rows: int) -> Tile:
 
 
 def steps(
-    g: Geometry, forward: bool, source_strides: tuple[int, ...], out_strides: tuple[int, ...], tile: Tile | None = None
-) -> Steps:
+    g: Geometry, forward: bool, bias: bool, source_strides: tuple[int, ...], out_strides: tuple[int, ...],
+    tile: Tile | None = None,
+) -> Steps:  # fmt: skip
     """Return the launches of the forward pass or of the input gradient.
 
-    Arrays are "source", "weight" (contiguous), "bias" (forward; one element if there is none) and "out"; strides are in
-    elements, on five axes.
+    Arrays are "source", "weight" (contiguous), "bias" (any if there is none) and "out"; strides are in elements, on
+    five axes.
     """
     s = sums(g, forward)
     tile = tile or tile_for(s.rows)
@@ -315,6 +316,6 @@ def steps(
         kernel(tile, index),
         (*("float32*",) * 4, "int64*", "int32"),
         (tiles, row_blocks, g.groups),
-        ("source", "packed", "bias", "out", "table", int(forward)),
+        ("source", "packed", "bias", "out", "table", int(bias)),
     )
     return Steps((pack, multiply), {"table": np.array(front + head + taps, np.int64)}, {"packed": packed})
