@@ -74,6 +74,7 @@ def test_the_test_extra_brings_no_library_to_compare_with():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert not [r for r in extras["test"] if re.match(r"torch|tensorflow|jax|onnx", r)]
     assert "fastdeconv[test,bench]" in extras["dev"]  # where .ci/run gets ONNX Runtime from
+    assert "fastdeconv[cuda-check]" in extras["dev"]  # and what compiles CUDA kernels
     assert any(r.startswith("onnxruntime") for r in extras["bench"])
 
 
