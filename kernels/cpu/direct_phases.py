@@ -24,7 +24,6 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -33,7 +32,7 @@ from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import add_row, copy_padded, zero_row
-from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer
+from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer, switch
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
 
 Array = NDArray[Any]
@@ -155,15 +154,7 @@ def phase_tile(
                 for i, value in enumerate(vectors.interleave(phases)):
                     vectors.store(value, out_base, index((v * stride + i) * lanes))
 
-        after = builder.append_basic_block("tiled")
-        choice = builder.switch(variant, after)
-        for number, shape in enumerate(_VARIANTS):
-            block = builder.append_basic_block(f"variant{number}")
-            choice.add_case(ir.Constant(INDEX, number), block)
-            builder.position_at_end(block)
-            emit(*shape)
-            builder.branch(after)
-        builder.position_at_end(after)
+        switch(builder, variant, range(len(_VARIANTS)), lambda number: emit(*_VARIANTS[number]))
         return context.get_dummy_value()
 
     return signature, generate

@@ -26,7 +26,6 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -35,7 +34,7 @@ from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import add_row, copy_padded, zero_row
-from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer
+from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer, switch
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
 
 Array = NDArray[Any]
@@ -136,15 +135,7 @@ def stride_tile(
                     value = builder.fadd(sums[m * columns + v], addend)
                     vectors.store(value, out_base, builder.add(at, index(v * lanes)))
 
-        after = builder.append_basic_block("tiled")
-        choice = builder.switch(variant, after)
-        for number, shape in enumerate(_VARIANTS):
-            block = builder.append_basic_block(f"variant{number}")
-            choice.add_case(ir.Constant(INDEX, number), block)
-            builder.position_at_end(block)
-            emit(*shape)
-            builder.branch(after)
-        builder.position_at_end(after)
+        switch(builder, variant, range(len(_VARIANTS)), lambda number: emit(*_VARIANTS[number]))
         return context.get_dummy_value()
 
     return signature, generate

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, UNITS, choose, declines, describe
+from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, UNITS, declines, describe
 from fastdeconv.kernels.cpu.rows import zero_row
-from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer
+from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer, switch
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
 
 Array = NDArray[Any]
@@ -98,7 +98,7 @@ def dot_tile(
             for i, value in enumerate(sums):
                 vectors.store(value, tile_base, index(i * vectors.lanes))
 
-        choose(builder, variant, _SHAPES, emit)
+        switch(builder, variant, range(len(_SHAPES)), lambda number: emit(*_SHAPES[number]))
         return context.get_dummy_value()
 
     return signature, generate

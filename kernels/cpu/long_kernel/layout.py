@@ -6,14 +6,10 @@ copied to planes: all arrays are read as they are.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host
-from fastdeconv.kernels.cpu.vectors import INDEX
 from fastdeconv.kernels.geometry import Geometry
 
 NAME, IDEA = "direct_long_kernel", "vectors along the last axis of a long kernel, read where it lies"
@@ -81,16 +77,3 @@ def describe(g: Geometry, **more: int) -> NDArray[np.void]:
     }.items():  # fmt: skip
         layout[name] = value
     return layout
-
-
-def choose(builder: Any, variant: Any, shapes: list[tuple[int, int]], emit: Any) -> None:
-    """Emit the code of every shape and a jump to the right one."""
-    after = builder.append_basic_block("tiled")
-    choice = builder.switch(variant, after)
-    for number, shape in enumerate(shapes):
-        block = builder.append_basic_block(f"variant{number}")
-        choice.add_case(ir.Constant(INDEX, number), block)
-        builder.position_at_end(block)
-        emit(*shape)
-        builder.branch(after)
-    builder.position_at_end(after)

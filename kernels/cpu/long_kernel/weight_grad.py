@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, RUN, UNITS, choose, declines, describe
+from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, RUN, UNITS, declines, describe
 from fastdeconv.kernels.cpu.rows import copy_padded, zero_row
-from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer
+from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer, switch
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
 
 Array = NDArray[Any]
@@ -85,7 +85,7 @@ def outer_row(
             for i, value in enumerate(loop(builder, pixels, begin, body, unroll=False)):
                 vectors.store(value, sums_base, index(i * vectors.lanes))
 
-        choose(builder, variant, _SHAPES, emit)
+        switch(builder, variant, range(len(_SHAPES)), lambda number: emit(*_SHAPES[number]))
         return context.get_dummy_value()
 
     return signature, generate
