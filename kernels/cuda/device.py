@@ -7,13 +7,25 @@ which knows no intrinsics and gets Python twins of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
+import numpy as np
 from numba import config, cuda, types
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
-__all__ = ["SIMULATED", "compile_kernel", "cuda", "device_function", "multiply_add", "read4", "scatter", "write4"]
+__all__ = [
+    "SIMULATED",
+    "compile_kernel",
+    "cuda",
+    "device_function",
+    "multiply_add",
+    "read4",
+    "scatter",
+    "unravel",
+    "write4",
+]
 
 if SIMULATED:
 
@@ -125,6 +137,20 @@ else:
 def device_function(function: Callable[..., Any]) -> Any:
     """Make a function that kernels call, and that is part of them."""
     return function if SIMULATED else cuda.jit(device=True, inline=True)(function)
+
+
+@cache
+def unravel(index: str) -> Any:
+    """Return a device function ``(i, size0, size1, size2)``: the i-th pixel's image and its place on each axis."""
+    cast = getattr(np, index)
+
+    @device_function
+    def unraveled(i: int, size0: int, size1: int, size2: int) -> Any:
+        rest = cast(i // size2)
+        plane = cast(rest // size1)
+        return cast(plane // size0), cast(plane % size0), cast(rest % size1), cast(i % size2)
+
+    return unraveled
 
 
 def compile_kernel(kernel: Callable[..., None], arguments: Sequence[str], capability: tuple[int, int]) -> str:

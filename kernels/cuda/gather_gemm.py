@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from fastdeconv.kernels.cuda.device import cuda, device_function, multiply_add, read4, scatter, write4
+from fastdeconv.kernels.cuda.device import cuda, device_function, multiply_add, read4, scatter, unravel, write4
 from fastdeconv.kernels.cuda.launches import THREADS, Launch, Steps, extent, index_for
 from fastdeconv.kernels.cuda.phases import sums
 from fastdeconv.kernels.geometry import Geometry
@@ -58,6 +58,7 @@ def kernel(tile: Tile, index: str) -> Callable[..., None]:
     """Return the kernel for one shape of tiles; `index` is the integer type of all places in arrays."""
     block_rows, block_columns, thread_rows, thread_columns = tile
     cast = getattr(np, index)
+    unraveled = unravel(index)
     across = block_columns // thread_columns
     lane_pixels = block_columns // 32
     loaders = block_rows * DEPTH // 4  # threads that load rows, four each
@@ -81,9 +82,7 @@ def kernel(tile: Tile, index: str) -> Callable[..., None]:
         if pixel >= pixels:
             return np.int64(-1)
         count0, count1, count2 = counts(table, phase)
-        q2, rest = cast(pixel % count2), cast(pixel // count2)
-        q1, rest = cast(rest % count1), cast(rest // count1)
-        q0, n = cast(rest % count0), cast(rest // count0)
+        n, q0, q1, q2 = unraveled(pixel, count0, count1, count2)
         return np.int64(
             n * table[OUT_N]
             + (q0 * table[STEP_0] + table[phase + FIRST_0]) * table[OUT_0]
@@ -145,11 +144,7 @@ def kernel(tile: Tile, index: str) -> Callable[..., None]:
         for j in range(lane_pixels):
             pixel = cast(first_pixel + lane + 32 * j)
             inside = pixel < pixels
-            q2 = cast(pixel % count2)
-            rest = cast(pixel // count2)
-            q1 = cast(rest % count1)
-            rest = cast(rest // count1)
-            q0, n = cast(rest % count0), cast(rest // count0)
+            n, q0, q1, q2 = unraveled(pixel, count0, count1, count2)
             # A pixel that does not exist lies outside the source.
             place0[j] = cast(q0 * cast(table[HOP_0])) if inside else cast(-(1 << 30))
             place1[j] = cast(q1 * cast(table[HOP_1]))

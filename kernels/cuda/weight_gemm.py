@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from fastdeconv.kernels.cuda.device import cuda, device_function, multiply_add, read4, scatter
+from fastdeconv.kernels.cuda.device import cuda, device_function, multiply_add, read4, scatter, unravel
 from fastdeconv.kernels.cuda.launches import THREADS, Launch, Steps, extent, index_for
 from fastdeconv.kernels.geometry import Geometry
 
@@ -42,6 +42,7 @@ _BLOCKS = 256
 def kernel(index: str) -> Callable[..., None]:
     """Return the kernel; `index` is the integer type of all places in arrays."""
     cast = getattr(np, index)
+    unraveled = unravel(index)
     element = np.float32
     none, zeros = (element(0),) * 4, (element(0),) * 16
     pitch_a, pitch_b = ROWS + SPARE, COLUMNS + SPARE
@@ -105,11 +106,7 @@ def kernel(index: str) -> Callable[..., None]:
             if step < tiles:
                 pixel = cast(begin + step * DEPTH + k)
                 exists = pixel < end
-                i2 = cast(pixel % input2)
-                rest = cast(pixel // input2)
-                i1 = cast(rest % input1)
-                rest = cast(rest // input1)
-                i0, n = cast(rest % input0), cast(rest // input0)
+                n, i0, i1, i2 = unraveled(pixel, input0, input1, input2)
                 x_at = cast(
                     n * cast(table[X_N]) + group * channels * x_c
                     + i0 * cast(table[X_0]) + i1 * cast(table[X_1]) + i2 * cast(table[X_2])
