@@ -1,4 +1,4 @@
-"""One contender in a process of its own: what a first call costs, what memory, and how processes share a machine."""
+"""One contender in a process of its own: what first calls cost, what memory, and how processes share a machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fastdeconv.bench.contenders import CONTENDERS
 from fastdeconv.bench.contenders.base import Contender
 from fastdeconv.bench.operands import Operands, TimedPass, piece
 from fastdeconv.bench.timing import interleaved
+from fastdeconv.kernels.cpu import warm
 from fastdeconv.problem import Problem
 
 # The library is imported before anything else, so that its import is timed alone.
@@ -33,7 +34,7 @@ _TIMEOUT = 120.0  # seconds
 def run(
     task: str,
     contender: type[Contender],
-    problem: Problem,
+    problem: Problem | Sequence[Problem],
     pass_: TimedPass,
     threads: int,
     copies: int = 1,
@@ -43,6 +44,8 @@ def run(
 
     Parameters
     ----------
+    problem : Problem or sequence of Problem
+        What the task is about; several for "model".
     env : mapping, optional
         Environment variables, beside those of this process.
 
@@ -51,8 +54,10 @@ def run(
     RuntimeError
         A process failed or took too long.
     """
+    problems = [problem] if isinstance(problem, Problem) else problem
     command = [
-        sys.executable, "-c", _PROGRAM, contender.modules[0], task, contender.name, str(problem), pass_, str(threads),
+        sys.executable, "-c", _PROGRAM, contender.modules[0], task, contender.name, pass_, str(threads),
+        *map(str, problems),
     ]  # fmt: skip
     with ExitStack() as stack:
         children = [
@@ -90,17 +95,17 @@ def _read_line(child: subprocess.Popen[str]) -> None:
     child.stdout.readline()
 
 
-def child(task: str, imported: float, name: str, descriptor: str, pass_: TimedPass, threads: str) -> None:
+def child(task: str, imported: float, name: str, pass_: TimedPass, threads: str, *descriptors: str) -> None:
     """Carry out a task and print what it found as JSON."""
     kind = next(contender for contender in CONTENDERS if contender.name == name)
-    operands = Operands(Problem.parse(descriptor))
+    operands = [Operands(Problem.parse(descriptor)) for descriptor in descriptors]
     start = time.perf_counter()
     contender = kind(int(threads))
-    found = TASKS[task](contender, operands, pass_)
+    found = TASKS[task](contender, pass_, *operands)
     print(json.dumps(found | {"import": imported, "all": time.perf_counter() - start}))
 
 
-def _first_call(contender: Contender, operands: Operands, pass_: TimedPass) -> dict[str, float]:
+def _first_call(contender: Contender, pass_: TimedPass, operands: Operands) -> dict[str, float]:
     start = time.perf_counter()
     compute = contender.compute(operands, pass_)
     compute()
@@ -108,7 +113,19 @@ def _first_call(contender: Contender, operands: Operands, pass_: TimedPass) -> d
     return {"first": first, "call": interleaved([compute], 9, 0.5)[0].median}
 
 
-def _memory(contender: Contender, operands: Operands, pass_: TimedPass) -> dict[str, float]:
+def _model(contender: Contender, pass_: TimedPass, *operands: Operands) -> dict[str, float]:
+    """Run all layers twice, as those of one model, and count our kernels that were compiled or loaded."""
+    model = [contender.compute(each, pass_) for each in operands]
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        for compute in model:
+            compute()
+        times.append(time.perf_counter() - start)
+    return {"kernels": warm.ready(), "first": times[0], "second": times[1]}
+
+
+def _memory(contender: Contender, pass_: TimedPass, operands: Operands) -> dict[str, float]:
     # What the library keeps for good (threads, code) is there after a call on a piece of the layer.
     contender.compute(Operands(piece(operands.problem, 1 / 32)), pass_)()
     compute = contender.compute(operands, pass_)
@@ -127,7 +144,7 @@ def _peak() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def _throughput(contender: Contender, operands: Operands, pass_: TimedPass, seconds: float = 2.0) -> dict[str, float]:
+def _throughput(contender: Contender, pass_: TimedPass, operands: Operands, seconds: float = 2.0) -> dict[str, float]:
     compute = contender.compute(operands, pass_)
     compute()
     print("ready", flush=True)
@@ -140,8 +157,9 @@ def _throughput(contender: Contender, operands: Operands, pass_: TimedPass, seco
     return {"calls": calls / (time.perf_counter() - start)}
 
 
-TASKS: dict[str, Callable[[Contender, Operands, TimedPass], dict[str, float]]] = {
+TASKS: dict[str, Callable[..., dict[str, float]]] = {
     "first_call": _first_call,
+    "model": _model,
     "memory": _memory,
     "throughput": _throughput,
 }

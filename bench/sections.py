@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import fastdeconv as fd
 from fastdeconv.bench import fresh
-from fastdeconv.bench.compilation import compilation
 from fastdeconv.bench.contenders import CONTENDERS
 from fastdeconv.bench.contenders.base import Contender
 from fastdeconv.bench.contenders.ours import Fastdeconv
@@ -56,6 +55,28 @@ def _first_calls(
         "later calls ms": 1e3 * middle["call"],
         "note": "",
     }
+
+
+def compilation(layers: list[Layer], names: list[str], threads: int, rounds: int) -> Rows:
+    """Run all layers, as those of one model, in a process with an empty and in one with a filled cache."""
+    passes: tuple[TimedPass, ...] = ("forward", "step")
+    problems = [layer.problem for layer in layers]
+    rows: Rows = []
+    for pass_ in passes:
+        row: dict[str, Any] = {"pass": pass_, "layers": len(layers)}
+        with tempfile.TemporaryDirectory() as folder:
+            env = {"NUMBA_CACHE_DIR": folder}
+            try:
+                cold, filled = (fresh.run("model", Fastdeconv, problems, pass_, threads, env=env)[0] for _ in range(2))
+            except RuntimeError as error:
+                empty = dict.fromkeys(("kernels", "import s", "cold s", "warm s", "second run ms"))
+                rows.append(row | empty | {"note": str(error)[:80]})
+            else:
+                rows.append(row | {
+                    "kernels": cold["kernels"], "import s": filled["import"], "cold s": cold["first"],
+                    "warm s": filled["first"], "second run ms": 1e3 * filled["second"], "note": "",
+                })  # fmt: skip
+    return rows
 
 
 def memory(layers: list[Layer], names: list[str], threads: int, rounds: int) -> Rows:

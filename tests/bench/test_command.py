@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fastdeconv.bench import contenders, peak, sections
+from fastdeconv.bench import contenders, fresh, peak, sections
 from fastdeconv.bench.layers import select
 from fastdeconv.bench.operands import TIMED
 from fastdeconv.bench.results import Results
@@ -140,6 +140,15 @@ def test_kernels_of_a_model():
     forward, step = sections.compilation(select(TINY), [], 1, 1)
     assert (forward["pass"], step["pass"]) == ("forward", "step")
     assert 0 < forward["kernels"] <= step["kernels"]
+    assert forward["note"] == step["note"] == ""
+
+
+def test_a_model_that_takes_too_long_is_told(monkeypatch):
+    """And does not lose the figures of the run."""
+    monkeypatch.setattr(fresh, "_TIMEOUT", 0.01)
+    rows = sections.compilation(select(TINY), [], 1, 1)
+    assert [row["kernels"] for row in rows] == [None, None]
+    assert all("no answer after" in row["note"] for row in rows)
 
 
 @pytest.mark.parametrize("peer", contenders.PEERS, ids=lambda peer: peer.name)
