@@ -67,12 +67,21 @@ class Vectors:
     def load_first(self, count: Any, base: Any, offset: Any) -> Any:
         """Read the first `count` lanes; the others are zero and their memory is not touched."""
         align = ir.Constant(ir.IntType(32), self.bytes)
-        return self._masked("load", self.type, self._address(base, offset), align, self._mask(count), self.zero)
+        address = self._address(base, self._touched(count, offset))
+        return self._masked("load", self.type, address, align, self._mask(count), self.zero)
 
     def store_first(self, count: Any, value: Any, base: Any, offset: Any) -> None:
         """Write the first `count` lanes."""
         align = ir.Constant(ir.IntType(32), self.bytes)
-        self._masked("store", ir.VoidType(), value, self._address(base, offset), align, self._mask(count))
+        address = self._address(base, self._touched(count, offset))
+        self._masked("store", ir.VoidType(), value, address, align, self._mask(count))
+
+    def _touched(self, count: Any, offset: Any) -> Any:
+        """Return the offset, or 0 if there is nothing to access.
+
+        Where no memory is mapped, an access of no lanes takes hundreds of cycles on some processors.
+        """
+        return self.builder.select(self.builder.icmp_signed(">", count, index(0)), offset, index(0))
 
     def store_part(self, part: Any, value: Any, base: Any, offset: Any) -> None:
         """Write the first `part` lanes, or all of them if it is None."""
