@@ -19,14 +19,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
 
 from fastdeconv.kernels.cuda.device import cuda, device_function, multiply_add, read4, scatter, unravel, write4
-from fastdeconv.kernels.cuda.launches import THREADS, Launch, Steps, extent, index_for
+from fastdeconv.kernels.cuda.launches import (
+    THREADS,
+    DeviceImplementation,
+    Launch,
+    Layout,
+    Scratch,
+    Steps,
+    Target,
+    extent,
+    index_for,
+)
 from fastdeconv.kernels.cuda.phases import sums
 from fastdeconv.kernels.geometry import Geometry
 
@@ -268,15 +278,8 @@ def tile_for(rows: int) -> Tile:
     return next((tile for tile in reversed(TILES) if tile.rows >= rows), TILES[0])
 
 
-def steps(
-    g: Geometry, forward: bool, bias: bool, source_strides: tuple[int, ...], out_strides: tuple[int, ...],
-    tile: Tile | None = None,
-) -> Steps:  # fmt: skip
-    """Return the launches of the forward pass or of the input gradient.
-
-    Arrays are "source", "weight" (contiguous), "bias" (any if there is none) and "out"; strides are in elements, on
-    five axes.
-    """
+def steps(forward: bool, g: Geometry, layout: Layout, target: Target, tile: Tile | None = None) -> Steps:
+    """Return the launches of the forward pass or of the input gradient."""
     s = sums(g, forward)
     tile = tile or tile_for(s.rows)
     padded = -(-s.channels // DEPTH) * DEPTH if s.channels >= DEPTH else 1 << (s.channels - 1).bit_length()
@@ -293,14 +296,14 @@ def steps(
         depth += -(-len(phase.taps) * padded // DEPTH) * DEPTH
     group_weights = depth * row_blocks * tile.rows
     front = [
-        s.rows, s.channels, padded, row_blocks, g.groups, g.batch, len(s.phases), *source_strides, *out_strides,
+        s.rows, s.channels, padded, row_blocks, g.groups, g.batch, len(s.phases), *layout.first, *layout.second,
         *s.source, *s.hop, *s.step, group_weights,
     ]  # fmt: skip
     packed = g.groups * group_weights
     group_step, input_step, output_step = g.group_in * g.group_out * g.taps, g.group_out * g.taps, g.taps
     channel_step, row_step = (input_step, output_step) if forward else (output_step, input_step)
     shapes = (g.input_shape, g.output_shape) if forward else (g.output_shape, g.input_shape)
-    index = index_for(packed, extent(shapes[0], source_strides), extent(shapes[1], out_strides))
+    index = index_for(packed, extent(shapes[0], layout.first), extent(shapes[1], layout.second))
     pack = Launch(
         pack_kernel(tile.rows, index),
         ("float32*", "float32*", "int64*", *(index,) * 4),
@@ -311,6 +314,17 @@ def steps(
         kernel(tile, index),
         (*("float32*",) * 4, "int64*", "int32"),
         (tiles, row_blocks, g.groups),
-        ("source", "packed", "bias", "out", "table", int(bias)),
+        ("source", "packed", "bias", "out", "table", int(layout.bias)),
     )
-    return Steps((pack, multiply), {"table": np.array(front + head + taps, np.int64)}, {"packed": packed})
+    return Steps(
+        (pack, multiply), {"table": np.array(front + head + taps, np.int64)}, {"packed": Scratch(packed, "float32")}
+    )
+
+
+def _declines(g: Geometry, target: Target) -> str | None:
+    return None if g.dtype == "float32" else f"serves float32, not {g.dtype}"
+
+
+_IDEA = "Matrix products of weights and gathered pixels, a phase of the stride at a time, in tiles of shared memory."
+FORWARD = DeviceImplementation("gather_gemm", _IDEA, _declines, partial(steps, True))
+INPUT_GRAD = DeviceImplementation("gather_gemm", _IDEA, _declines, partial(steps, False))

@@ -1,4 +1,4 @@
-"""A pass on a device as launches of kernels: what runs, on how many threads, with which arrays and numbers.
+"""What a kernel family tells about a pass on a device: launches in their order, tables and scratch memory.
 
 Whoever holds device memory executes them: on a GPU, in Numba's simulator, or on the tests' machine for PTX.
 """
@@ -10,11 +10,47 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-THREADS = 256  # of a block
+from fastdeconv.kernels.geometry import Geometry
 
+THREADS = 256  # of a block, where a launch says nothing else
 
 # Places in arrays of fewer elements are computed in 32 bits, which takes half the instructions.
 SMALL = 1 << 31
+
+Strides = tuple[int, ...]  # in elements, on (batch, channel, three spatial axes)
+
+
+class Target(NamedTuple):
+    """A device, as far as kernels are concerned.
+
+    Attributes
+    ----------
+    capability : tuple of int
+        Compute capability, (8, 0) for instance.
+    multiprocessors : int
+    tf32 : bool
+        Whether products of float32 may be of factors rounded to TF32.
+    """
+
+    capability: tuple[int, int]
+    multiprocessors: int
+    tf32: bool = False
+
+
+class Layout(NamedTuple):
+    """Where the arrays of a call lie; weights are contiguous, and so is their gradient.
+
+    Attributes
+    ----------
+    first, second : tuple of int
+        Strides of (x, y) in the forward pass, (gy, gx) in the input gradient, (x, gy) in the weight gradient.
+    bias : bool
+        Whether there is one, in the forward pass.
+    """
+
+    first: Strides
+    second: Strides
+    bias: bool = False
 
 
 class Launch(NamedTuple):
@@ -27,26 +63,68 @@ class Launch(NamedTuple):
     types : tuple of str
         Of its arguments: "float32*" is a pointer, "int32" a number.
     grid : tuple of int
-        Blocks of `THREADS` threads.
+        Blocks.
     arguments : tuple of str and int
         Names of arrays, and numbers.
+    threads : int
+        Of a block.
     """
 
     kernel: Callable[..., None]
     types: tuple[str, ...]
     grid: tuple[int, ...]
     arguments: tuple[str | int, ...]
+    threads: int = THREADS
+
+
+class Scratch(NamedTuple):
+    """Memory that a pass takes while it runs; what it holds at first is arbitrary."""
+
+    elements: int
+    dtype: str
 
 
 class Steps(NamedTuple):
-    """The launches of a pass in their order, tables that they read, and elements of the scratch memory they take."""
+    """The launches of a pass in their order, tables that they read, and the scratch memory they take, by name.
+
+    The names of a call's arrays: "source", "weight", "bias" (anything if there is none) and "out" in the forward pass
+    and the input gradient; "x", "gy" and "out" in the weight gradient.
+    """
 
     launches: tuple[Launch, ...]
     tables: dict[str, NDArray[Any]]
-    scratch: dict[str, int]
+    scratch: dict[str, Scratch]
 
 
-def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+def never(*_: Any) -> None:
+    """Decline nothing."""
+
+
+class DeviceImplementation(NamedTuple):
+    """One way to compute one pass on a device: an entry of the dispatch tables.
+
+    Attributes
+    ----------
+    name : str
+        The kernel's one name, in dispatch, ``explain``, tests, flags and benchmark rows.
+    idea : str
+        One sentence for ``explain``.
+    declines : callable
+        ``declines(geometry, target)`` is None, or a sentence saying why the kernel cannot serve it.
+    steps : callable
+        ``steps(geometry, layout, target)`` returns what to launch.
+    yields : callable
+        ``yields(geometry, target)`` is None, or a sentence saying why a later entry is expected to be faster.
+    """
+
+    name: str
+    idea: str
+    declines: Callable[[Geometry, Target], str | None]
+    steps: Callable[[Geometry, Layout, Target], Steps]
+    yields: Callable[[Geometry, Target], str | None] = never
+
+
+def extent(shape: tuple[int, ...], strides: Strides) -> int:
     """Return the elements from the first to the last of an array, whatever lies in between."""
     return 1 + sum((n - 1) * step for n, step in zip(shape, strides))
 

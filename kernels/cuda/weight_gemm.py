@@ -22,14 +22,24 @@ import numpy as np
 from numba import types
 
 from fastdeconv.kernels.cuda.device import cuda, device_function, multiply_add, read4, scatter, unravel
-from fastdeconv.kernels.cuda.launches import THREADS, Launch, Steps, extent, index_for
+from fastdeconv.kernels.cuda.launches import (
+    THREADS,
+    DeviceImplementation,
+    Launch,
+    Layout,
+    Scratch,
+    Steps,
+    Target,
+    extent,
+    index_for,
+)
 from fastdeconv.kernels.geometry import Geometry
 
 DEPTH = 8  # of a tile
 ROWS, COLUMNS = 64, 64
 SPARE = 4
-# Blocks that keep the multiprocessors of a large GPU busy.
-_BLOCKS = 256
+# Blocks that keep a multiprocessor busy.
+_BLOCKS = 2
 
 # What a table of sizes holds.
 (CHANNELS, OUT_CHANNELS, GROUPS, BATCH, INPUT_0, INPUT_1, INPUT_2, OUTPUT_0, OUTPUT_1, OUTPUT_2,
@@ -163,25 +173,22 @@ def add_ranges(sums: Any, out: Any, count: int, ranges: int) -> None:
         out[i] = total
 
 
-def ranges_for(g: Geometry) -> int:
-    """Return how many ranges give some hundred blocks, of at least 64 tiles each."""
+def ranges_for(g: Geometry, target: Target) -> int:
+    """Return how many ranges keep the device busy, of at least 64 tiles each."""
     blocks = -(-g.group_out * g.taps // COLUMNS) * -(-g.group_in // ROWS) * g.groups
     deep = g.batch * math.prod(g.input) // (64 * DEPTH)
-    return max(1, min(deep, -(-_BLOCKS // blocks)))
+    return max(1, min(deep, -(-_BLOCKS * target.multiprocessors // blocks)))
 
 
-def steps(g: Geometry, x_strides: tuple[int, ...], gy_strides: tuple[int, ...], ranges: int = 0) -> Steps:
-    """Return the launches of the weight gradient.
-
-    Arrays are "x", "gy" and "out" (contiguous); strides are in elements, on five axes.
-    """
-    ranges = ranges or ranges_for(g)
+def steps(g: Geometry, layout: Layout, target: Target, ranges: int = 0) -> Steps:
+    """Return the launches of the weight gradient."""
+    ranges = ranges or ranges_for(g, target)
     table = [
         g.group_in, g.group_out, g.groups, g.batch, *g.input, *g.output, *g.kernel, *g.stride, *g.padding, *g.dilation,
-        *x_strides, *gy_strides, ranges,
+        *layout.first, *layout.second, ranges,
     ]  # fmt: skip
     count = math.prod(g.weight_shape)
-    index = index_for(ranges * count, extent(g.input_shape, x_strides), extent(g.output_shape, gy_strides))
+    index = index_for(ranges * count, extent(g.input_shape, layout.first), extent(g.output_shape, layout.second))
     multiply = Launch(
         kernel(index),
         ("float32*", "float32*", "float32*", "int64*"),
@@ -191,4 +198,16 @@ def steps(g: Geometry, x_strides: tuple[int, ...], gy_strides: tuple[int, ...], 
     add = Launch(
         add_ranges, ("float32*", "float32*", "int64", "int64"), (-(-count // THREADS),), ("sums", "out", count, ranges)
     )
-    return Steps((multiply, add), {"table": np.array(table, np.int64)}, {"sums": ranges * count})
+    return Steps((multiply, add), {"table": np.array(table, np.int64)}, {"sums": Scratch(ranges * count, "float32")})
+
+
+def _declines(g: Geometry, target: Target) -> str | None:
+    return None if g.dtype == "float32" else f"serves float32, not {g.dtype}"
+
+
+WEIGHT_GRAD = DeviceImplementation(
+    "weight_gemm",
+    "Matrix products over pixels in tiles of shared memory, in ranges that are added in their order.",
+    _declines,
+    steps,
+)

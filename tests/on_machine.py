@@ -1,0 +1,92 @@
+"""Passes of device kernels on the machine for PTX, or in Numba's simulator, with operands of small integers."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from cases import integers, oracle
+from ptx_machine import Machine, Program
+
+from fastdeconv.dispatch import geometry_of
+from fastdeconv.kernels.cuda.device import compile_kernel, cuda
+from fastdeconv.kernels.cuda.launches import Layout, Steps, Target
+
+TARGET = Target((8, 0), 108)
+PROGRAMS = {}
+
+
+@dataclass
+class Pass:
+    """What runs a pass, its arrays by name, the result as a view in the order of its shape, and what it must be."""
+
+    steps: Steps
+    arrays: dict
+    got: np.ndarray
+    want: np.ndarray
+
+
+def laid_out(array, dtype, channels_last):
+    """Return the array in a layout, the view of it with channels first, and that view's strides in elements."""
+    if channels_last:
+        array = np.ascontiguousarray(np.moveaxis(array, 1, -1)).astype(dtype)
+        view = np.moveaxis(array, -1, 1)
+    else:
+        array = view = np.ascontiguousarray(array).astype(dtype)
+    return array, view, tuple(s // view.itemsize for s in view.strides)
+
+
+def prepared(implementation, p, pass_, channels_last=False, target=TARGET, **options):
+    """Return a `Pass`; the options go to the implementation's ``steps``."""
+    g, dtype = geometry_of(p), p.dtype
+    a, b = integers(p, pass_)
+    want = oracle(p, pass_, a, b)
+    if pass_ == "weight_grad":
+        x, _, first = laid_out(a.reshape(g.input_shape), dtype, channels_last)
+        gy, _, second = laid_out(b.reshape(g.output_shape), dtype, channels_last)
+        out = np.full(math.prod(g.weight_shape), np.nan).astype(dtype)
+        steps = implementation.steps(g, Layout(first, second), target, **options)
+        return Pass(steps, {"x": x, "gy": gy, "out": out}, out.reshape(want.shape), want)
+    forward = pass_ == "forward"
+    shapes = (g.input_shape, g.output_shape) if forward else (g.output_shape, g.input_shape)
+    source, _, first = laid_out(a.reshape(shapes[0]), dtype, channels_last)
+    out, view, second = laid_out(np.full(shapes[1], np.nan), dtype, channels_last)
+    bias = np.arange(p.out_channels).astype(dtype)
+    if forward:
+        want = want + np.arange(p.out_channels).reshape(-1, *[1] * p.ndim)
+    steps = implementation.steps(g, Layout(first, second, bias=forward), target, **options)
+    arrays = {"source": source, "weight": b.reshape(-1).astype(dtype), "bias": bias, "out": out}
+    return Pass(steps, arrays, view.reshape(want.shape), want)
+
+
+def empty(steps):
+    """Return scratch memory that shows what reads it before it is written."""
+    return {name: np.full(s.elements, np.nan).astype(s.dtype) for name, s in steps.scratch.items()}
+
+
+def program(launch, capability=TARGET.capability):
+    """Return a launch's compiled kernel."""
+    key = launch.kernel, launch.types, capability
+    if key not in PROGRAMS:
+        PROGRAMS[key] = Program(compile_kernel(launch.kernel, launch.types, capability))
+    return PROGRAMS[key]
+
+
+def execute(work, capability=TARGET.capability):
+    """Run the launches of a `Pass` on a machine, and return it."""
+    machine = Machine()
+    arrays = work.arrays | work.steps.tables | empty(work.steps)
+    places = {name: machine.place(array) for name, array in arrays.items()}
+    for launch in work.steps.launches:
+        arguments = [places[a] if isinstance(a, str) else a for a in launch.arguments]
+        machine.launch(program(launch, capability), launch.grid, (launch.threads,), arguments)
+    return machine
+
+
+def simulate(work):
+    """Run the launches of a `Pass` in Numba's simulator."""
+    arrays = work.arrays | work.steps.tables | empty(work.steps)
+    flat = {name: array.reshape(-1) for name, array in arrays.items()}
+    for launch in work.steps.launches:
+        cuda.jit(launch.kernel)[launch.grid, launch.threads](
+            *(flat[a] if isinstance(a, str) else a for a in launch.arguments)
+        )
