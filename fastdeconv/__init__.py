@@ -1,4 +1,4 @@
-"""Transposed convolution and its gradients as hand-written Numba kernels, for NumPy arrays.
+"""Transposed convolution and its gradients as hand-written Numba kernels, for NumPy and CuPy arrays.
 
 "Deconvolution" here means transposed convolution, and what is learned with it by gradient descent.
 """
@@ -17,6 +17,7 @@ from fastdeconv.functional import (
     conv_transpose3d_vjp,
 )
 from fastdeconv.kernels.cpu.threads import get_num_threads, set_num_threads
+from fastdeconv.precision import get_float32_precision, set_float32_precision
 from fastdeconv.prepare import PreparedConvTranspose, prepare
 from fastdeconv.problem import Problem
 from fastdeconv.workspace import get_workspace_limit, set_workspace_limit
@@ -39,11 +40,13 @@ __all__ = [
     "explain",
     "fit_kernel",
     "get_device",
+    "get_float32_precision",
     "get_num_threads",
     "get_workspace_limit",
     "grad",
     "prepare",
     "set_device",
+    "set_float32_precision",
     "set_num_threads",
     "set_workspace_limit",
 ]

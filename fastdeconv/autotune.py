@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from fastdeconv import tuning
 from fastdeconv.devices import resolve
-from fastdeconv.dispatch import Plan, candidates, choose, geometry_of, plan
+from fastdeconv.dispatch import TABLES, Plan, choose, geometry_of, plan
 from fastdeconv.explain import passes_of, problem_of
 from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.threads import get_num_threads
 from fastdeconv.lowering import lower
-from fastdeconv.problem import IntOrTuple, Pass, Problem, as_int
+from fastdeconv.problem import IntOrTuple, Pass, Problem, as_int, numpy_dtype, shown
 
 Array = NDArray[Any]
 
@@ -135,8 +135,8 @@ def autotune(
         One pass only.
     rounds : int
         Measurements of each implementation; slow ones get fewer.
-    device : {"auto", "cpu"}, optional
-        As in the call.
+    device : {"cpu"}, optional
+        Only kernels for the CPU are timed.
 
     Returns
     -------
@@ -165,14 +165,16 @@ def autotune(
     forget them. Sums in another order have other last bits: results are still the same on every run, but may differ
     from those before, and between numbers of threads with different choices.
     """
-    passes, device = passes_of(pass_), resolve(device)
+    passes = passes_of(pass_)
+    if resolve(device) not in ("cpu", "auto"):
+        raise ValueError(f'device must be "cpu" or None, as only its kernels are timed; got {shown(device)}')
     described = problem_of(problem, weight, stride, padding, output_padding, groups, dilation, output_size)
     rounds = as_int("rounds", rounds)
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1; got {rounds}")
     if described.batch < 1:
         raise ValueError(f"problem must have a batch of at least 1, or there is nothing to time; got {described}")
-    tuned = tuple(_tune(described, each, device, rounds) for each in passes)
+    tuned = tuple(_tune(described, each, rounds) for each in passes)
     threads = get_num_threads()
     _, kept = tuning.remember(
         {tuning.Key(str(described), each.pass_, threads, host.NAME): each.seconds for each in tuned}
@@ -180,13 +182,13 @@ def autotune(
     return AutotuneResult(described, threads, tuned, kept)
 
 
-def _tune(problem: Problem, pass_: Pass, device: str, rounds: int) -> Tuned:
+def _tune(problem: Problem, pass_: Pass, rounds: int) -> Tuned:
     from fastdeconv.bench.timing import interleaved
 
-    *others, last = candidates(device, pass_, None)
+    *others, last = TABLES["cpu", pass_]
     geometry = geometry_of(lower(problem, pass_)[0])
     operands = _operands(problem, pass_)
-    reference = plan(problem, pass_, device, last.name)
+    reference = plan(problem, pass_, "cpu", last.name)
     want = _result(reference, operands)
     left_out: dict[str, str] = {}
     calls: dict[str, Callable[[], None]] = {}
@@ -195,11 +197,11 @@ def _tune(problem: Problem, pass_: Pass, device: str, rounds: int) -> Tuned:
     # Those that are slow by their own account come last, when there is a time to compare with.
     for candidate in sorted(serving, key=lambda i: i.yields(geometry) is not None):
         try:
-            forced = plan(problem, pass_, device, candidate.name)
+            forced = plan(problem, pass_, "cpu", candidate.name)
         except ValueError:  # above the limit of scratch memory
             continue
         if candidate.yields(geometry) is not None:
-            expected = _expected(problem, pass_, device, candidate.name)
+            expected = _expected(problem, pass_, candidate.name)
             if expected > _HOPELESS * best:
                 left_out[candidate.name] = f"about {tuning.milliseconds(expected)} ms, judged by a piece of the problem"
                 continue
@@ -216,7 +218,7 @@ def _tune(problem: Problem, pass_: Pass, device: str, rounds: int) -> Tuned:
         calls[last.name] = _call(reference, operands, want)
     measured = interleaved(list(calls.values()), rounds, _SECONDS)
     seconds = dict(sorted(((n, t.median) for n, t in zip(calls, measured)), key=lambda each: each[1]))
-    untuned = choose(problem, pass_, device, None, tuning.conditions()._replace(threads=0))
+    untuned = choose(problem, pass_, "cpu", None, tuning.conditions()._replace(threads=0))
     return Tuned(pass_, next(iter(seconds)), untuned.implementation.name, seconds, left_out)
 
 
@@ -234,7 +236,7 @@ def _operands(problem: Problem, pass_: Pass) -> tuple[Array | None, ...]:
         values = draw(math.prod(shape))
         if problem.dtype.startswith("complex"):
             return (values + 1j * draw(values.size)).astype(problem.dtype)
-        return values.astype(problem.dtype)
+        return values.astype(numpy_dtype(problem.dtype))
 
     a, b = map(vector, shapes)
     return (a, b, None) if pass_ == "forward" else (a, b)
@@ -245,7 +247,7 @@ def _result(plan: Plan, operands: tuple[Array | None, ...]) -> Array:
     shape = {
         "forward": problem.output_shape, "input_grad": problem.input_shape, "weight_grad": problem.weight_shape,
     }[plan.pass_]  # fmt: skip
-    dtype = np.dtype(problem.dtype)
+    dtype = numpy_dtype(problem.dtype)
     out = np.full(math.prod(shape), np.nan if dtype.kind in "fc" else np.iinfo(dtype).max, dtype)
     plan.run(*operands, out)
     return out
@@ -261,7 +263,7 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _expected(problem: Problem, pass_: Pass, device: str, name: str) -> float:
+def _expected(problem: Problem, pass_: Pass, name: str) -> float:
     """Return about how long a run takes, by that of a piece; 0 if the problem is small, or the piece not served."""
     from fastdeconv.bench.operands import piece
 
@@ -270,7 +272,7 @@ def _expected(problem: Problem, pass_: Pass, device: str, name: str) -> float:
     small = piece(problem, _PIECE)
     operands = _operands(small, pass_)
     try:
-        forced = plan(small, pass_, device, name)
+        forced = plan(small, pass_, "cpu", name)
     except ValueError:
         return 0.0
     call = _call(forced, operands, _result(forced, operands))

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from fastdeconv import memory
 from fastdeconv.arrays import operand, same_dtype
-from fastdeconv.devices import resolve
 from fastdeconv.dispatch import Plan, choose
 from fastdeconv.kernels.geometry import Run
 from fastdeconv.layouts import from_vector, to_vector
@@ -33,11 +32,10 @@ def plan_call(
     groups: Any,
     dilation: Any,
     output_size: Any,
-    device: Any,
+    device: str,
     algorithm: Any,
 ) -> Plan:
-    """Return the plan of a call, from a cache if the same arguments came before."""
-    device = resolve(device)
+    """Return the plan of a call on a device that `resolve` found, from a cache if the same arguments came before."""
     if not (algorithm is None or isinstance(algorithm, str)):
         raise TypeError(f"algorithm must be a kernel's name or None; got {shown(algorithm)}")
     arguments = (stride, padding, output_padding, groups, dilation, output_size)
@@ -97,7 +95,10 @@ def with_channels(ndim: int, activation: Shape, weight: Shape) -> tuple[Shape, S
 
 def run(p: Plan, a: Array, b: Array, out: Array, *bias: Array | None) -> Array:
     """Run a plan on two arrays of any strides (and a bias, in the forward pass), and return `out`."""
-    return into(p.run, out, to_vector(a), to_vector(b), *bias)
+    if p.device == "cpu":
+        return into(p.run, out, to_vector(a), to_vector(b), *bias)
+    p.run(a, b, *bias, out)
+    return out
 
 
 def into(run: Run, out: Array, *vectors: Array | None) -> Array:

@@ -16,7 +16,7 @@ import re
 from fastdeconv.problem import Problem, output_padding_for, shown
 
 _SHORT = {
-    "float16": "f16", "float32": "f32", "float64": "f64", "complex64": "c64", "complex128": "c128",
+    "float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64", "complex64": "c64", "complex128": "c128",
     "int8": "s8", "int16": "s16", "int32": "s32", "int64": "s64",
     "uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64",
 }  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from fastdeconv.devices import number
 from fastdeconv.kernels import reference
 from fastdeconv.kernels.cpu import (
     direct_dot,
@@ -20,7 +21,7 @@ from fastdeconv.kernels.cpu import (
 from fastdeconv.kernels.cpu.long_kernel import input_grad, weight_grad
 from fastdeconv.kernels.cpu.winograd import products, weight
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared, Run
-from fastdeconv.lowering import lower, lower_prepared
+from fastdeconv.lowering import CPU, CUDA, lower, lower_prepared
 from fastdeconv.problem import Pass, Problem
 from fastdeconv.tuning import Conditions, Times, conditions, milliseconds, times_of
 from fastdeconv.workspace import limit_for
@@ -68,7 +69,8 @@ class Plan:
     declined : tuple of (name, reason)
         The better-placed ones and why each did not serve.
     run : callable
-        Takes C-contiguous vectors; see `fastdeconv.kernels.geometry.Run`.
+        On the CPU, takes C-contiguous vectors; see `fastdeconv.kernels.geometry.Run`. On a GPU, takes the arrays of
+        the call, of any strides, NumPy's or CuPy's.
     note : str or None
         How the element type is computed, where it has no kernels of its own.
     workspace : int
@@ -78,6 +80,8 @@ class Plan:
         none; see `fastdeconv.kernels.geometry.Prepared`.
     tuned : str or None
         The times that `autotune` measured, if they decided.
+    estimate : str or None
+        What made `device` of the device "auto".
     """
 
     problem: Problem
@@ -90,6 +94,7 @@ class Plan:
     workspace: int
     prepare: Callable[[Any], Prepared] | None
     tuned: str | None = None
+    estimate: str | None = None
 
     def __repr__(self) -> str:
         return f"<Plan {self.pass_} {self.implementation.name} {self.problem}>"
@@ -120,11 +125,15 @@ def plan(problem: Problem, pass_: Pass, device: str = "cpu", algorithm: str | No
 @lru_cache(maxsize=1024)
 def choose(problem: Problem, pass_: Pass, device: str, algorithm: str | None, under: Conditions) -> Plan:
     """Return the plan under given conditions; see `plan`."""
-    native, adapt, note = lower(problem, pass_)
+    estimate = None
+    if device == "auto":
+        device, estimate = _faster(problem, pass_)
+    native, adapt, note = lower(problem, pass_, CPU if device == "cpu" else CUDA)
     geometry = geometry_of(native)
     most = limit_for(geometry, under.limit)
-    table = candidates(device, pass_, algorithm)
-    last = TABLES[device, pass_][-1]
+    every = table_of(device, pass_, problem.ndim, under.tf32)
+    table = candidates(every, algorithm)
+    last = every[-1]
     declined: dict[str, str] = {}
 
     def accepted(candidate: Implementation) -> Plan | None:
@@ -134,11 +143,14 @@ def choose(problem: Problem, pass_: Pass, device: str, algorithm: str | None, un
             declined[candidate.name] = f"would need {needed} bytes of scratch memory, the limit is {most}"
             return None
         reasons = tuple((name, reason) for name, reason in declined.items() if name != candidate.name)
-        prepare = _preparation(problem, run) if pass_ == "forward" else None
-        run = adapt(run.run if isinstance(run, Bound) else run)
-        return Plan(problem, pass_, device, candidate, reasons, run, note, needed, prepare)
+        if device == "cpu":
+            prepare = _preparation(problem, run) if pass_ == "forward" else None
+            run = adapt(run.run if isinstance(run, Bound) else run)
+        else:
+            run, prepare = _cuda().finish(run, problem, geometry, pass_, number(device))
+        return Plan(problem, pass_, device, candidate, reasons, run, note, needed, prepare, estimate=estimate)
 
-    if algorithm is None and under.threads and (times := times_of(problem, pass_, under.threads)):
+    if device == "cpu" and algorithm is None and under.threads and (times := times_of(problem, pass_, under.threads)):
         for candidate in sorted((i for i in table if i.name in times), key=lambda i: times[i.name]):
             if candidate.declines(geometry) is None and (chosen := accepted(candidate)) is not None:
                 before = table[: table.index(candidate)]
@@ -188,7 +200,27 @@ def _preparation(problem: Problem, bound: Run) -> Callable[[Any], Prepared]:
     return prepare
 
 
-def candidates(device: str, pass_: Pass, algorithm: str | None) -> tuple[Implementation, ...]:
+def table_of(device: str, pass_: Pass, ndim: int, tf32: bool = False) -> tuple[Implementation, ...]:
+    """Return the implementations of a pass on a device, best first."""
+    if device == "cpu":
+        return TABLES["cpu", pass_]
+    return _cuda().table(number(device), pass_, ndim, tf32)  # type: ignore[no-any-return]
+
+
+def _cuda() -> Any:
+    # Only now: it imports numba.cuda, which the CPU has no use for.
+    from fastdeconv.cuda import plan
+
+    return plan
+
+
+def _faster(problem: Problem, pass_: Pass) -> tuple[str, str]:
+    from fastdeconv.cuda.cost import faster
+
+    return faster(problem, pass_)
+
+
+def candidates(table: tuple[Implementation, ...], algorithm: str | None) -> tuple[Implementation, ...]:
     """Return the implementations that an `algorithm` allows, best first.
 
     Raises
@@ -196,7 +228,6 @@ def candidates(device: str, pass_: Pass, algorithm: str | None) -> tuple[Impleme
     TypeError, ValueError
         Not a string, or no kernel's name.
     """
-    table = TABLES[device, pass_]
     if algorithm is None:
         return table
     if not isinstance(algorithm, str):

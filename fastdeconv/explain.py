@@ -8,7 +8,8 @@ from typing import Any
 from fastdeconv.arrays import operand, same_dtype
 from fastdeconv.calls import with_channels
 from fastdeconv.devices import resolve
-from fastdeconv.dispatch import TABLES, Plan, plan
+from fastdeconv.dispatch import Plan, plan, table_of
+from fastdeconv.precision import get_float32_precision
 from fastdeconv.problem import PASSES, IntOrTuple, Pass, Problem, shown
 
 
@@ -36,6 +37,10 @@ class Explanation:
         for chosen in self.plans:
             lines.append(f"{chosen.pass_} on {chosen.device}: {chosen.implementation.name}")
             lines.append(f"  {chosen.implementation.idea}")
+            if chosen.estimate:
+                lines.append(f"  device: {chosen.estimate}")
+            if chosen.device != "cpu" and p.dtype in ("float32", "complex64"):
+                lines.append(f'  float32 precision "{get_float32_precision()}"')
             if chosen.tuned:
                 lines.append(f"  chosen by autotune: {chosen.tuned}")
             if chosen.note:
@@ -44,7 +49,7 @@ class Explanation:
             lines.append(f"  takes {chosen.workspace:,} bytes of scratch memory")
             lines += [f"  not {name}: {reason}" for name, reason in chosen.declined]
             known = {chosen.implementation.name, *dict(chosen.declined)}
-            after = [i.name for i in TABLES[chosen.device, chosen.pass_] if i.name not in known]
+            after = [i.name for i in table_of(chosen.device, chosen.pass_, p.ndim) if i.name not in known]
             if after:
                 lines.append(f"  not needed: {', '.join(after)}")
         return "\n".join(lines)
@@ -109,11 +114,12 @@ def explain(
       not direct_product: a phase has more than one tap
       not needed: reference
     """
-    passes, device = passes_of(pass_), resolve(device)
+    passes = passes_of(pass_)
+    place = resolve(device, None if weight is None else operand("input", problem))
     described = problem_of(
         problem, weight, stride, padding, output_padding, groups, dilation, output_size
     )  # fmt: skip
-    return Explanation(described, tuple(plan(described, each, device, algorithm) for each in passes))
+    return Explanation(described, tuple(plan(described, each, place, algorithm) for each in passes))
 
 
 def passes_of(pass_: Pass | None) -> tuple[Pass, ...]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fastdeconv import grad, memory
-from fastdeconv.arrays import operand, result, same_dtype
+from fastdeconv import grad
+from fastdeconv.arrays import new, operand, result, returned, same_dtype
 from fastdeconv.calls import check_bias, plan_call, run, with_channels
+from fastdeconv.devices import resolve
 from fastdeconv.problem import AXIS_NAMES, IntOrTuple
 
 Array = NDArray[Any]
@@ -29,7 +30,9 @@ _FORWARD_DOC = """Compute the {n}-D transposed convolution: the gradient of a co
     Parameters
     ----------
     input : ndarray, shape (N, C_in, {axes}) or (C_in, {axes})
-        Float, complex or integer. With a bare `weight` also a bare ({axes}) signal: one signal with one channel.
+        NumPy's, CuPy's, or another array on a GPU that shares its memory through ``__cuda_array_interface__`` or
+        DLPack; all arrays of a call are in one place. Float, complex or integer. With a bare `weight` also a bare
+        ({axes}) signal: one signal with one channel.
     weight : ndarray, shape (C_in, C_out / groups, {kernel})
         Of input's dtype.
     bias : ndarray, shape (C_out,), optional
@@ -39,20 +42,24 @@ _FORWARD_DOC = """Compute the {n}-D transposed convolution: the gradient of a co
         Spatial size of the output; chooses output_padding.
     out : ndarray, optional
         Takes the result: of its shape and dtype, overlapping no input.
-    device : {{"auto", "cpu"}}, optional
-        Where to compute; `fastdeconv.set_device` sets what None means.
+    device : {{"cpu", "cuda", "cuda:N", "auto"}}, optional
+        Where to compute on NumPy arrays; `fastdeconv.set_device` sets what None means. Arrays on a GPU are computed
+        there, on the current stream.
     algorithm : str, optional
         Force an implementation by name or family prefix, "direct" for instance; see `fastdeconv.explain`.
 
     Returns
     -------
     ndarray, shape (N, C_out, {out_axes}) or (C_out, {out_axes})
-        Of input's dtype. On each axis ``(i - 1)·stride - 2·padding + dilation·(k - 1) + output_padding + 1``.
+        Of input's dtype and kind, in its place. On each axis
+        ``(i - 1)·stride - 2·padding + dilation·(k - 1) + output_padding + 1``.
 
     Raises
     ------
     TypeError, ValueError
         The message names the argument, what came and what would do.
+    RuntimeError
+        A GPU is asked for and missing, or what it needs is not installed.
 
     References
     ----------
@@ -110,12 +117,14 @@ def _forward(ndim: int) -> Callable[..., Array]:
         x_shape, w_shape, bare = with_channels(ndim, x.shape, w.shape)
         p = plan_call(
             "forward", ndim, x_shape, w_shape, dtype,
-            stride, padding, output_padding, groups, dilation, output_size, device, algorithm,
+            stride, padding, output_padding, groups, dilation, output_size, resolve(device, x), algorithm,
         )  # fmt: skip
         b = check_bias(bias, p.problem.out_channels, x)
         y_shape = p.problem.output_shape[1:] if bare else p.problem.output_shape
-        y = memory.empty(y_shape, dtype) if out is None else result(out, y_shape, dtype, input=x, weight=w, bias=b)
-        return run(p, x, w, y, b) if y.size else y
+        y = new(y_shape, x) if out is None else result(out, y_shape, dtype, input=x, weight=w, bias=b)
+        if y.size:
+            run(p, x, w, y, b)
+        return returned(y, input) if out is None else out
 
     return _named(conv_transpose, f"conv_transpose{ndim}d", _FORWARD_DOC, ndim)
 
@@ -137,11 +146,13 @@ def _vjp(ndim: int) -> Callable[..., tuple[Array, Array, Array | None]]:
     ) -> tuple[Array, Array, Array | None]:
         gy, x, w = operand("grad_output", grad_output), operand("input", input), operand("weight", weight)
         parameters = (stride, padding, output_padding, groups, dilation)
-        gx = grad.input_grad(ndim, x.shape, w, gy, parameters, None, device, algorithm)
+        place = resolve(device, gy)
+        gx = grad.input_grad(ndim, x.shape, w, gy, parameters, None, place, algorithm)
         # gy's shape is known to be right only now.
         b = check_bias(bias, 1 if gy.ndim == ndim else gy.shape[-ndim - 1], x)
-        gw = grad.weight_grad(ndim, x, w.shape, gy, parameters, None, device, algorithm)
-        return gx, gw, None if b is None else grad.bias_grad(ndim, gy)
+        gw = grad.weight_grad(ndim, x, w.shape, gy, parameters, None, place, algorithm)
+        gb = None if b is None else returned(grad.bias_grad(ndim, gy), grad_output)
+        return returned(gx, grad_output), returned(gw, grad_output), gb
 
     return _named(conv_transpose_vjp, f"conv_transpose{ndim}d_vjp", _VJP_DOC, ndim)
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.arrays import operand, result, same_dtype
+from fastdeconv.arrays import namespace, operand, result, returned, same_dtype
 from fastdeconv.calls import Shape, check_grad_output, plan_call, run, with_channels
+from fastdeconv.devices import resolve
 from fastdeconv.problem import IntOrTuple, as_shape
 
 Array = NDArray[Any]
@@ -25,7 +26,7 @@ def input_grad(
     full_shape, w_full_shape, bare = with_channels(ndim, x_shape, w.shape)
     p = plan_call("input_grad", ndim, full_shape, w_full_shape, dtype, *parameters, None, device, algorithm)
     check_grad_output(p, gy, ndim, bare)
-    gx = result(out, x_shape, dtype, weight=w, grad_output=gy)
+    gx = result(out, x_shape, dtype, grad_output=gy, weight=w)
     return run(p, gy, w, gx) if gx.size else gx
 
 
@@ -57,7 +58,7 @@ def bias_grad(ndim: int, gy: Array) -> Array:
     # NumPy sums pairwise along contiguous memory only: each plane first, then the planes of each channel.
     with np.errstate(all="ignore"):
         planes = gy.reshape(*gy.shape[:2], math.prod(gy.shape[2:])).sum(axis=2, dtype=wide)
-        total: Array = np.ascontiguousarray(planes.T).sum(axis=1, dtype=wide).astype(gy.dtype)
+        total: Array = namespace(gy).ascontiguousarray(planes.T).sum(axis=1, dtype=wide).astype(gy.dtype)
     return total
 
 
@@ -147,7 +148,9 @@ def _input(ndim: int) -> Callable[..., Array]:
     ) -> Array:
         w, gy = operand("weight", weight), operand("grad_output", grad_output)
         parameters = (stride, padding, output_padding, groups, dilation)
-        return input_grad(ndim, as_shape("input_size", input_size), w, gy, parameters, out, device, algorithm)
+        place, size = resolve(device, gy), as_shape("input_size", input_size)
+        gx = input_grad(ndim, size, w, gy, parameters, out, place, algorithm)
+        return returned(gx, grad_output) if out is None else out
 
     return _named(conv_transpose_input, f"conv_transpose{ndim}d_input", _INPUT_DOC, ndim)
 
@@ -169,14 +172,16 @@ def _weight(ndim: int) -> Callable[..., Array]:
     ) -> Array:
         x, gy = operand("input", input), operand("grad_output", grad_output)
         parameters = (stride, padding, output_padding, groups, dilation)
-        return weight_grad(ndim, x, as_shape("weight_size", weight_size), gy, parameters, out, device, algorithm)
+        place, size = resolve(device, gy), as_shape("weight_size", weight_size)
+        gw = weight_grad(ndim, x, size, gy, parameters, out, place, algorithm)
+        return returned(gw, grad_output) if out is None else out
 
     return _named(conv_transpose_weight, f"conv_transpose{ndim}d_weight", _WEIGHT_DOC, ndim)
 
 
 def _bias(ndim: int) -> Callable[..., Array]:
     def conv_transpose_bias(grad_output: Array) -> Array:
-        return bias_grad(ndim, operand("grad_output", grad_output))
+        return returned(bias_grad(ndim, operand("grad_output", grad_output)), grad_output)  # type: ignore[no-any-return]
 
     return _named(conv_transpose_bias, f"conv_transpose{ndim}d_bias", _BIAS_DOC, ndim)
 

@@ -49,8 +49,12 @@ def _vectors() -> str:
 
 
 def _cuda() -> str:
-    missing = "" if importlib.util.find_spec("cupy") else "; CuPy is not installed"
-    return f"not used: this release has CPU kernels only{missing}"
+    if importlib.util.find_spec("cupy") is None:
+        return 'CuPy is not installed: pip install "fastdeconv[cuda13]", or [cuda12]'
+    from fastdeconv.cuda import runtime
+
+    reason = runtime.unusable()
+    return f"not available: {reason}" if reason else ", ".join(runtime.names())
 
 
 def _cache() -> str:

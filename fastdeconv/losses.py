@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.arrays import operand, result, same_dtype
+from fastdeconv.arrays import host_operand, result, same_dtype
 from fastdeconv.optim import number
 
 Array = NDArray[Any]
@@ -58,7 +58,7 @@ class Loss(ABC):
         TypeError, ValueError
             The message names the argument, what came and what would do.
         """
-        y, y_true = operand("y", y), operand("y_true", y_true)
+        y, y_true = host_operand("y", y), host_operand("y_true", y_true)
         dtype = real_dtype(y=y, y_true=y_true)
         if y.shape != y_true.shape:
             raise ValueError(f"y and y_true must have one shape; got {y.shape} and {y_true.shape}")

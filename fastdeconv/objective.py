@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv import functional, grad
-from fastdeconv.arrays import operand
+from fastdeconv.arrays import host_operand
 from fastdeconv.losses import Loss, real_dtype
 from fastdeconv.problem import Problem, as_axes
 
@@ -51,7 +51,7 @@ class Objective:
         l2: float,
         where: dict[str, Any],
     ) -> None:
-        x, y_true = operand("x", x), operand("y_true", y_true)
+        x, y_true = host_operand("x", x), host_operand("y_true", y_true)
         dtype = real_dtype(x=x, y_true=y_true)
         ndim = _spatial_axes(x, y_true, kernel_size)
         self.bare = x.ndim == ndim
@@ -112,7 +112,7 @@ class Objective:
             if init == "bilinear":
                 return _bilinear(self.problem)
             raise ValueError(f'init must be "zeros", "normal", "bilinear" or an array; got {init!r}')
-        w = operand("init", init)
+        w = host_operand("init", init)
         expected = self.problem.kernel_size if self.bare else shape
         if w.shape != expected:
             raise ValueError(f"init must have the kernel's shape {expected}; got {w.shape}")

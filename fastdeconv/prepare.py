@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv import memory
-from fastdeconv.arrays import operand, result, same_dtype
+from fastdeconv.arrays import namespace, new, operand, result, returned, same_dtype
 from fastdeconv.calls import check_bias, into, plan_call, with_channels
 from fastdeconv.devices import resolve
-from fastdeconv.dispatch import Plan, candidates
+from fastdeconv.dispatch import Plan, candidates, table_of
 from fastdeconv.kernels.geometry import Run
 from fastdeconv.layouts import to_vector
 from fastdeconv.problem import IntOrTuple, Problem, as_axes
@@ -27,12 +26,13 @@ MOST_SHAPES = 4
 class _Ready:
     """What serves one input shape: the function, the output's shape, and when it was last used."""
 
-    __slots__ = ("name", "nbytes", "run", "used", "y_shape")
+    __slots__ = ("name", "nbytes", "run", "used", "vectors", "y_shape")
 
     def __init__(self, plan: Plan, weight: Array, y_shape: tuple[int, ...]) -> None:
         assert plan.prepare is not None
         held = plan.prepare(weight)
         self.run: Run = held.run
+        self.vectors = plan.device == "cpu"
         self.nbytes = held.nbytes
         self.name = plan.implementation.name
         self.y_shape = y_shape
@@ -68,13 +68,16 @@ class PreparedConvTranspose:
         self._bare = w.ndim == self.ndim
         self._dtype = same_dtype(weight=w)
         self._native = w.dtype
-        # A copy, whatever the caller does to his array, and read-only, as it is handed to kernels.
-        self._weight = np.array(w, order="C")
-        self._weight.flags.writeable = False
+        # A copy, whatever the caller does to his array, and read-only where that can be, as it is handed to kernels.
+        self._weight = namespace(w).array(w, order="C")
+        if isinstance(self._weight, np.ndarray):
+            self._weight.flags.writeable = False
         self._full_shape = (1, 1, *w.shape) if self._bare else w.shape
-        self._device = resolve(device)
+        # Arrays on a GPU are computed there; where those of NumPy are is settled now, but for "auto".
+        self._device = resolve(device, w)
         self._algorithm = algorithm
-        candidates(self._device, "forward", algorithm)
+        if self._device != "auto":
+            candidates(table_of(self._device, "forward", self.ndim), algorithm)
         problem = _smallest(self._full_shape, self.ndim, self._dtype, parameters)
         self._parameters = (
             problem.stride, problem.padding, problem.output_padding, problem.groups, problem.dilation,
@@ -108,15 +111,19 @@ class PreparedConvTranspose:
             As `conv_transpose2d` does.
         """
         x = operand("input", input)
-        if x.dtype != self._native:
+        if x.dtype != self._native or type(x) is not type(self._weight):
             same_dtype(input=x, weight=self._weight)
         ready = self._ready.get((x.shape, conditions())) if output_size is None else None
         if ready is None:
             ready = self._prepared(x.shape, output_size)
         ready.used = next(self._clock)
         y_shape = ready.y_shape
-        y = memory.empty(y_shape, x.dtype) if out is None else result(out, y_shape, self._dtype, input=x)
-        return into(ready.run, y, to_vector(x), self._bias) if y.size else y
+        y = new(y_shape, x) if out is None else result(out, y_shape, self._dtype, input=x)
+        if y.size and ready.vectors:
+            into(ready.run, y, to_vector(x), self._bias)
+        elif y.size:
+            ready.run(x, self._bias, y)
+        return returned(y, input) if out is None else out
 
     def _prepared(self, x_shape: tuple[int, ...], output_size: Any) -> _Ready:
         full_shape, _, bare = with_channels(self.ndim, x_shape, self._weight.shape)
@@ -141,7 +148,7 @@ class PreparedConvTranspose:
     def nbytes(self) -> int:
         """Bytes that it holds now."""
         bias = 0 if self._bias is None else self._bias.nbytes
-        return self._weight.nbytes + bias + sum(ready.nbytes for ready in self._ready.values())
+        return int(self._weight.nbytes) + bias + sum(ready.nbytes for ready in self._ready.values())
 
     def __repr__(self) -> str:
         names = ("stride", "padding", "output_padding", "groups", "dilation")
@@ -199,8 +206,8 @@ def prepare(
         Of weight's dtype; copied too.
     stride, padding, output_padding, groups, dilation
         As in the call.
-    device : {"auto", "cpu"}, optional
-        As in the call.
+    device : {"cpu", "cuda", "cuda:N", "auto"}, optional
+        As in the call; a weight on a GPU is for inputs there.
     algorithm : str, optional
         As in the call.
 

@@ -17,11 +17,14 @@ IntOrTuple = int | Sequence[int]
 
 AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
-# Element types that a call may have, by NumPy name. Everything else is refused.
+# Element types that a call may have, by NumPy name (bfloat16 by that of ml_dtypes). Everything else is refused.
 DTYPES = (
-    "float16", "float32", "float64", "complex64", "complex128",
+    "float16", "bfloat16", "float32", "float64", "complex64", "complex128",
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
 )  # fmt: skip
+
+# Bytes of an element.
+ITEMSIZE = {name: 2 if name == "bfloat16" else np.dtype(name).itemsize for name in DTYPES}
 
 # Sizes are handed to kernels as 64-bit integers; products of them must fit too.
 _LIMIT = 2**62
@@ -180,7 +183,7 @@ class Problem:
     def bytes(self) -> int:
         """Bytes of input, weight and output, each moved once; the same for every pass."""
         shapes = (self.input_shape, self.weight_shape, self.output_shape)
-        return sum(math.prod(shape) for shape in shapes) * np.dtype(self.dtype).itemsize
+        return sum(math.prod(shape) for shape in shapes) * ITEMSIZE[self.dtype]
 
     @property
     def intensity(self) -> float:
@@ -351,6 +354,23 @@ def shown(value: Any) -> str:
     text = " ".join(text.split())
     text = text if len(text) <= 200 else text[:197] + "..."
     return text if isinstance(value, int | tuple | str) else f"{text} of type {type(value).__name__}"
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return an element type by its name.
+
+    Raises
+    ------
+    TypeError
+        It is bfloat16, and ml_dtypes, which defines it for NumPy, is not installed.
+    """
+    if name == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise TypeError("dtype bfloat16 needs the package ml_dtypes, which is not installed") from None
+        name = ml_dtypes.bfloat16
+    return np.dtype(name)
 
 
 def as_int(name: str, value: Any) -> int:

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv import memory
-from fastdeconv.arrays import operand, same_dtype
+from fastdeconv.arrays import namespace, new, operand, returned, same_dtype
 from fastdeconv.functional import conv_transpose2d
 from fastdeconv.problem import as_int
 
@@ -97,7 +96,7 @@ def conv2d_transpose(
     rows, columns = _windows(size, x.shape[2:], extents, stride, padding, data_format)
     out = None
     if channels_last and rows.whole and columns.whole:
-        out = memory.empty((x.shape[0], *size, groups * w.shape[1]), x.dtype).transpose(0, 3, 1, 2)
+        out = new((x.shape[0], *size, groups * w.shape[1]), x).transpose(0, 3, 1, 2)
     y = conv_transpose2d(
         x,
         w,
@@ -111,7 +110,8 @@ def conv2d_transpose(
         algorithm=algorithm,
     )
     y = y[:, :, rows.crop, columns.crop]
-    return np.ascontiguousarray(y[0, 0] if bare else y.transpose(0, 2, 3, 1) if channels_last else y)
+    y = y[0, 0] if bare else y.transpose(0, 2, 3, 1) if channels_last else y
+    return returned(namespace(y).ascontiguousarray(y), input)  # type: ignore[no-any-return]
 
 
 class _Window(NamedTuple):

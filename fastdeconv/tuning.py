@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastdeconv.kernels.cpu import cache, host, threads
+from fastdeconv.precision import get_float32_precision
 from fastdeconv.problem import PASSES, Pass, Problem
 from fastdeconv.workspace import get_workspace_limit
 
@@ -51,25 +52,26 @@ class Conditions(NamedTuple):
     limit: int | None  # of scratch memory
     generation: int  # of what is tuned
     threads: int  # 0 if nothing is tuned
+    tf32: bool  # on GPUs
 
 
 Times = Mapping[str, float]  # seconds, by implementation
 _table: dict[Key, Times] | None = None  # None before the file is read
 _generation = 0
 _warned = False
-_untuned = Conditions(None, 0, 0)
+_untuned = Conditions(None, 0, 0, False)
 
 
 def conditions() -> Conditions:
     """Return the conditions of this moment, in this thread."""
     global _untuned
-    limit = get_workspace_limit()
+    limit, tf32 = get_workspace_limit(), get_float32_precision() == "high"
     if _load() if _table is None else _table:
-        return Conditions(limit, _generation, threads.expected())
+        return Conditions(limit, _generation, threads.expected(), tf32)
     # Made once: every call asks.
     found = _untuned
-    if limit != found.limit:
-        _untuned = found = Conditions(limit, 0, 0)
+    if limit != found.limit or tf32 != found.tf32:
+        _untuned = found = Conditions(limit, 0, 0, tf32)
     return found
 
 

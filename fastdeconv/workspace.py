@@ -7,7 +7,7 @@ import operator
 import numpy as np
 
 from fastdeconv.kernels.geometry import Geometry
-from fastdeconv.problem import shown
+from fastdeconv.problem import ITEMSIZE, shown
 
 # Of the initial limit: times the bytes of input, weight and output, and bytes in any case.
 _TIMES, _LEAST = 2, 64 << 20
@@ -64,4 +64,4 @@ def limit_for(geometry: Geometry, limit: int | None) -> int:
     """Return the limit of a call in bytes."""
     if limit is not None:
         return limit
-    return max(_TIMES * geometry.elements * np.dtype(geometry.dtype).itemsize, _LEAST)
+    return max(_TIMES * geometry.elements * ITEMSIZE[geometry.dtype], _LEAST)

@@ -242,9 +242,9 @@ def test_the_hopeless_are_left_out(store, clock, monkeypatch):
     asked = []
     expected = module._expected
 
-    def slow(problem, pass_, device, name):
+    def slow(problem, pass_, name):
         asked.append(name)
-        assert 0 < expected(problem, pass_, device, name) < 60
+        assert 0 < expected(problem, pass_, name) < 60
         return 1000.0
 
     monkeypatch.setattr(module, "_expected", slow)
@@ -259,7 +259,7 @@ def test_the_hopeless_are_left_out(store, clock, monkeypatch):
 
 @pytest.mark.quick
 def test_a_small_problem_is_not_judged_by_a_piece():
-    assert module._expected(P, "forward", "cpu", "direct_loops") == 0
+    assert module._expected(P, "forward", "direct_loops") == 0
 
 
 def entry(**changed):
