@@ -11,7 +11,8 @@ import numba
 import numpy as np
 
 from fastdeconv import tuning
-from fastdeconv.kernels.cpu import cache, host, warm
+from fastdeconv.kernels import cache
+from fastdeconv.kernels.cpu import host, warm
 from fastdeconv.kernels.cpu.threads import get_num_threads
 
 

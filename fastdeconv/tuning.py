@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastdeconv.kernels.cpu import cache, host, threads
+from fastdeconv.kernels import cache
+from fastdeconv.kernels.cpu import host, threads
 from fastdeconv.precision import get_float32_precision
 from fastdeconv.problem import PASSES, Pass, Problem
 from fastdeconv.workspace import get_workspace_limit

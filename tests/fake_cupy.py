@@ -247,7 +247,8 @@ def install(monkeypatch, **state):
         function=types.SimpleNamespace(Module=Module), driver=types.SimpleNamespace(CUDADriverError=CUDADriverError),
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    for cached in (_runtime.cupy, _runtime.target, _runtime.function, _plan.table, _cost._limits, dispatch.choose):
+    of_runtime = (_runtime.cupy, _runtime.target, _runtime.function, _runtime.ptx)
+    for cached in (*of_runtime, _plan.table, _cost._limits, dispatch.choose):
         cached.cache_clear()
     calls._cached_plan.cache_clear()
     return STATE

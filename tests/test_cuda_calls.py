@@ -10,6 +10,9 @@ pytest.importorskip("numba_cuda", reason="numba-cuda compiles the kernels")
 
 import fastdeconv as fd
 from fastdeconv.cuda import cost, runtime
+from fastdeconv.kernels import cache
+from fastdeconv.kernels.cuda import device, gather_gemm, weight_gemm
+from fastdeconv.kernels.cuda.factory import identity
 from fastdeconv.tensorflow import conv2d_transpose
 
 RNG = np.random.default_rng(3)
@@ -218,13 +221,11 @@ class TestDevices:
         np.testing.assert_array_equal(fd.conv_transpose2d(X, W, B, **PARAMETERS), Y)
 
     def test_no_compiler(self, gpu, monkeypatch):
-        from fastdeconv.kernels.cuda import device
-
         def missing(*_):
             raise OSError("libnvvm cannot be found")
 
         monkeypatch.setattr(device, "compile_kernel", missing)
-        runtime.ptx.cache_clear()
+        monkeypatch.setattr(cache, "directory", lambda: (None, "gone"))
         with pytest.raises(
             RuntimeError, match=r"needs numba-cuda with NVVM.*libnvvm cannot be found.*fastdeconv\[cuda13\]"
         ):
@@ -361,3 +362,46 @@ def test_info(gpu):
     from fastdeconv.info import report
 
     assert "cuda:0 Fake GPU, compute capability 8.0" in report()
+
+
+class TestCache:
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(cache, "directory", lambda: (tmp_path, ""))
+        return tmp_path
+
+    @pytest.fixture
+    def compiled(self, monkeypatch):
+        """The kernels that are compiled."""
+        names = []
+        whole = device.compile_kernel
+
+        def noted(kernel, types, capability):
+            names.append(kernel.__name__)
+            return whole(kernel, types, capability)
+
+        monkeypatch.setattr(device, "compile_kernel", noted)
+        return names
+
+    def test_the_next_process_compiles_nothing(self, folder, compiled, monkeypatch):
+        for count in (2, 2):
+            fake_cupy.install(monkeypatch)
+            same(fd.conv_transpose2d(*up(X, W, B), **PARAMETERS), Y)
+            assert len(compiled) == count
+        assert len(list(folder.glob("*.ptx"))) == 2
+
+    def test_a_damaged_file_is_compiled_again(self, folder, compiled, monkeypatch):
+        fake_cupy.install(monkeypatch)
+        fd.conv_transpose2d(*up(X, W, B), **PARAMETERS)
+        first, second = folder.glob("*.ptx")
+        first.write_bytes(first.read_bytes()[:-1])
+        second.write_bytes(b"")
+        fake_cupy.install(monkeypatch)
+        same(fd.conv_transpose2d(*up(X, W, B), **PARAMETERS), Y)
+        assert len(compiled) == 4
+
+    def test_kernels_have_names_of_their_own(self):
+        names = {identity(gather_gemm.kernel(t, i)) for t in gather_gemm.TILES for i in ("int32", "int64")}
+        assert len(names) == 2 * len(gather_gemm.TILES)
+        assert identity(weight_gemm.add_ranges) == "fastdeconv.kernels.cuda.weight_gemm.add_ranges"
+        assert identity(lambda: None) is None

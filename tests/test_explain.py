@@ -10,7 +10,7 @@ import fastdeconv as fd
 from fastdeconv import explain as explain_module
 from fastdeconv import info
 from fastdeconv.dispatch import TABLES, plan
-from fastdeconv.kernels.cpu import cache
+from fastdeconv.kernels import cache
 from fastdeconv.problem import PASSES
 
 TEXT = "mb1ic3ih32iw32oc3kh4kw4sh2sw2ph1pw1"

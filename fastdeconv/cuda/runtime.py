@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import threading
 from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from fastdeconv.kernels import cache
+from fastdeconv.kernels.cuda.factory import identity
 from fastdeconv.kernels.cuda.launches import Target
 
 FLOOR = (7, 5)
@@ -145,15 +150,37 @@ def ptx(kernel: Callable[..., None], types: tuple[str, ...], capability: tuple[i
     RuntimeError
         What compiles it is not installed.
     """
+    path = _file(kernel, types, capability)
+    if path is not None and (kept := cache.read(path)) is not None:
+        return kept.decode()
     try:
         with _compiling:
             from fastdeconv.kernels.cuda.device import compile_kernel
 
-            return compile_kernel(kernel, types, capability)
+            code = compile_kernel(kernel, types, capability)
     except (ImportError, OSError, RuntimeError) as error:
         raise RuntimeError(
             f'device "cuda" needs numba-cuda with NVVM to compile kernels ({type(error).__name__}: {error}): {_INSTALL}'
         ) from error
+    if path is not None:
+        cache.write(path, code.encode())
+    return code
+
+
+def _file(kernel: Callable[..., None], types: tuple[str, ...], capability: tuple[int, int]) -> Path | None:
+    """Return where a kernel's code is kept."""
+    folder, name = cache.directory()[0], identity(kernel)
+    if folder is None or name is None:
+        return None
+    key = (name, types, capability, _compiler())
+    return folder / f"{kernel.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.ptx"
+
+
+@functools.cache
+def _compiler() -> tuple[tuple[str, str], ...]:
+    """Return the versions of what compiles kernels beside Numba, those that are installed."""
+    found = ((each.metadata["Name"].lower(), each.version) for each in metadata.distributions())
+    return tuple(sorted(each for each in found if each[0].startswith(("numba-cuda", "nvidia-nvvm"))))
 
 
 def _entry(code: str) -> str:

@@ -19,8 +19,8 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastdeconv.kernels.cpu.cache import DiskCache
 from fastdeconv.kernels.cpu.compiler import KernelCompiler
+from fastdeconv.kernels.cpu.disk_cache import DiskCache
 
 # error_model: division by zero must not raise inside a kernel; nogil: calls from several Python threads overlap.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
 
 from fastdeconv.kernels.cuda.device import cuda, device_function, multiply_add, read4, scatter, unravel, write4
+from fastdeconv.kernels.cuda.factory import kernel_factory
 from fastdeconv.kernels.cuda.launches import (
     THREADS,
     DeviceImplementation,
@@ -63,7 +64,7 @@ HEADER = 27
 PHASE = 10
 
 
-@cache
+@kernel_factory
 def kernel(tile: Tile, index: str) -> Callable[..., None]:
     """Return the kernel for one shape of tiles; `index` is the integer type of all places in arrays."""
     block_rows, block_columns, thread_rows, thread_columns = tile
@@ -233,7 +234,7 @@ def kernel(tile: Tile, index: str) -> Callable[..., None]:
     return gather_gemm
 
 
-@cache
+@kernel_factory
 def pack_kernel(tile_rows: int, index: str) -> Callable[..., None]:
     """Return the kernel that packs weights; sizes are in the table. A thread makes one element."""
     block_rows = tile_rows

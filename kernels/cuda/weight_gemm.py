@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numba import types
 
 from fastdeconv.kernels.cuda.device import cuda, device_function, multiply_add, read4, scatter, unravel
+from fastdeconv.kernels.cuda.factory import kernel_factory
 from fastdeconv.kernels.cuda.launches import (
     THREADS,
     DeviceImplementation,
@@ -48,7 +48,7 @@ _BLOCKS = 2
  RANGES) = range(33)  # fmt: skip
 
 
-@cache
+@kernel_factory
 def kernel(index: str) -> Callable[..., None]:
     """Return the kernel; `index` is the integer type of all places in arrays."""
     cast = getattr(np, index)
