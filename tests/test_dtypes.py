@@ -7,7 +7,7 @@ import pytest
 from cases import EDGE_CASES, call, floats, integers, operand_shapes, oracle, parameters
 
 import fastdeconv as fd
-from fastdeconv.problem import PASSES
+from fastdeconv.problem import PASSES, numpy_dtype
 
 PROBLEMS = {
     name: EDGE_CASES[name] for name in ("dcgan", "each_axis_its_own", "depthwise", "3d", "unbatched", "textbook")
@@ -17,16 +17,39 @@ INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uin
 
 @pytest.mark.quick
 @pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("p", PROBLEMS.values(), ids=PROBLEMS)
-def test_float16_is_rounded_once(p, pass_):
-    """Sums are kept in float32: the result is that of exact sums, rounded to float16."""
+def test_half_precision_is_rounded_once(p, dtype, pass_):
+    """Sums are kept in float32: the result is that of exact sums, rounded to the dtype."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    kind = numpy_dtype(dtype)
     a, b = integers(p, pass_)
-    p = replace(p, dtype="float16")
-    a, b = (v.clip(-2, 2).astype("float16") / 4 for v in (a, b))
-    want = oracle(p, pass_, a.astype("float64"), b.astype("float64")).astype("float16")
+    p = replace(p, dtype=dtype)
+    a, b = (v.clip(-2, 2).astype(kind) / 4 for v in (a, b))
+    want = oracle(p, pass_, a.astype("float64"), b.astype("float64")).astype(kind)
     got = call(p, pass_, a, b)
-    assert got.dtype == np.float16
-    np.testing.assert_array_equal(got, want, str(p))
+    assert got.dtype == kind
+    np.testing.assert_array_equal(got.astype("float64"), want.astype("float64"), str(p))
+
+
+def test_bfloat16():
+    """What is not covered by the passes: bias and its gradient, `out`, prepared weights, and that they are shown."""
+    kind = pytest.importorskip("ml_dtypes").bfloat16
+    x, w, bias = (np.ones(shape, kind) for shape in ((2, 3, 4, 5), (3, 2, 2, 2), (2,)))
+    want = np.full((2, 2, 5, 6), kind(1))
+    want += fd.conv_transpose2d(x.astype("f4"), w.astype("f4")).astype(kind)
+    out = np.zeros_like(want)
+    assert fd.conv_transpose2d(x, w, bias, out=out) is out
+    for got in (out, fd.prepare(w, bias)(x)):
+        assert got.dtype == kind
+        np.testing.assert_array_equal(got.astype("f4"), want.astype("f4"))
+    gx, gw, gb = fd.conv_transpose2d_vjp(want, x, w, bias)
+    assert gx.dtype == gw.dtype == gb.dtype == kind
+    np.testing.assert_array_equal(gb.astype("f4"), want.astype("f4").sum((0, 2, 3)).astype(kind).astype("f4"))
+    assert "bfloat16 is computed in float32" in str(fd.explain(x, w))
+    with pytest.raises(TypeError, match="input is bfloat16, weight is float32"):
+        fd.conv_transpose2d(x, w.astype("f4"))
 
 
 def test_float16_sums_past_its_own_precision():
