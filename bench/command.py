@@ -30,7 +30,7 @@ class BenchError(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a run, and the command ``report``."""
+    """Add the options of a run, and the commands ``report`` and ``cuda-code``."""
     from fastdeconv.bench.contenders import PEERS
     from fastdeconv.bench.sections import SECTIONS
 
@@ -59,18 +59,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"with commas, after the rows: {', '.join(SECTIONS)} (none)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
-    commands = parser.add_subparsers(dest="action", metavar="report")
+    commands = parser.add_subparsers(dest="action", metavar="{report,cuda-code}")
     report = commands.add_parser("report", help="a page with pictures from the figures of a run")
     report.add_argument("figures", type=Path, metavar="FILE", help="what --json wrote")
     report.add_argument(
         "-o", "--output", type=Path, default=Path("benchmarks.md"), metavar="PAGE", help="(%(default)s)"
     )
+    code = commands.add_parser("cuda-code", help="a page on device kernels as machine code; needs no GPU")
+    code.add_argument("-o", "--output", type=Path, default=Path("cuda.md"), metavar="PAGE", help="(%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options ask for and return the exit status: 1 if a result was wrong."""
     if options.action == "report":
         return _report(options)
+    if options.action == "cuda-code":
+        return _cuda_code(options)
     for name, value in (_FULL if options.full else _QUICK).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -88,6 +92,26 @@ def _report(options: argparse.Namespace) -> int:
     for path in write(results, options.output):
         print(f"wrote {path}")
     return 0
+
+
+def _cuda_code(options: argparse.Namespace) -> int:
+    from fastdeconv.bench.cuda_code import toolchain
+
+    try:
+        for tool in toolchain.TOOLS:
+            toolchain.find(tool)
+        from tqdm import tqdm
+
+        from fastdeconv.bench.cuda_code import cases, measure, page  # need what comes with the tools
+
+        total = sum(len(cases.entries(capability)) for capability in measure.ARCHITECTURES)
+        bar = tqdm(measure.measure_all(), total=total, disable=None, leave=False, unit="kernel")
+        found = {(key, capability): code for key, capability, code in bar}
+    except toolchain.ToolError as error:
+        raise BenchError(str(error)) from error
+    options.output.write_text(page.render(found), encoding="utf-8")
+    print(f"wrote {options.output}")
+    return int(any(code.usage.spills or code.usage.stack for code in found.values()))
 
 
 def _measure(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastdeconv.bench.contenders import PEERS
+from fastdeconv.bench.markdown import table
 from fastdeconv.bench.plots import PICTURES
 from fastdeconv.bench.results import OURS, Results, Row
 from fastdeconv.bench.sections import SECTIONS
@@ -47,7 +48,7 @@ def page(results: Results, pictures: dict[str, list[Path]] | None = None) -> str
     for name, section_rows in results.sections.items():
         if section_rows:
             head, *body = section_cells(section_rows)
-            parts += [f"## {SECTIONS[name].title}", _table(head, body)]
+            parts += [f"## {SECTIONS[name].title}", table(head, body)]
     parts += ["## Layers", _layers(results)]
     return "\n\n".join(parts) + "\n"
 
@@ -73,10 +74,10 @@ def _head(results: Results) -> str:
     about = results.machine | {
         "limits": f"{peaks}; copy {results.limits.bytes / 1e9:.1f} GB/s, both measured in the run"
     }
-    lines.append(_table(["machine", ""], [[name, text] for name, text in about.items()]))
+    lines.append(table(["machine", ""], [[name, text] for name, text in about.items()]))
     lines.append("")
     conditions = {name: (results.versions.get(name, ""), text) for name, text in results.contenders.items()}
-    lines.append(_table(["contender", "version", "conditions"], [[n, *c] for n, c in conditions.items()]))
+    lines.append(table(["contender", "version", "conditions"], [[n, *c] for n, c in conditions.items()]))
     others = {name: version for name, version in results.versions.items() if name not in results.contenders}
     lines += ["", f"With {', '.join(f'{name} {version}' for name, version in others.items())}."]
     return "\n".join(lines)
@@ -112,17 +113,12 @@ def _rows(results: Results, rows: list[Row]) -> str:
         cells += [milliseconds(row.times[name].median) if name in row.times else "–" for name in others]
         cells += ["–" if best is None else f"{row.ratio(best):.2f}", f"{results.limits.share(row):.0%}"]
         body.append(cells)
-    return _table(["layer", "kernel", OURS, *others, "×", "roof"], body)
+    return table(["layer", "kernel", OURS, *others, "×", "roof"], body)
 
 
 def _layers(results: Results) -> str:
     rows = {row.layer: row for row in reversed(results.rows)}
-    return _table(
+    return table(
         ["layer", "from", "problem"],
         [[row.layer, row.source, f"`{row.problem}`"] for row in reversed(list(rows.values()))],
     )
-
-
-def _table(head: list[str], body: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
