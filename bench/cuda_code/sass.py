@@ -143,7 +143,7 @@ def _sums(products: list[Instruction]) -> int:
     written: set[str] = set()
     count = 0
     for product in products:
-        to, *_, addend = (register.strip().removesuffix(".reuse") for register in product.operands.split(","))
+        to, *_, addend = (part.strip().partition(".")[0] for part in product.operands.split(","))
         count += addend not in written
         written.add(to)
     return count
