@@ -1,5 +1,6 @@
 """Device kernels as machine code: nothing in local memory, and none worse than the page on them says."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fastdeconv.bench.cuda_code.measure import ARCHITECTURES, Code, measure
 from fastdeconv.bench.cuda_code.sass import HotLoop
 from fastdeconv.bench.cuda_code.toolchain import Usage
 from fastdeconv.cli import main
+from fastdeconv.cuda.plan import TABLES
 from fastdeconv.dispatch import geometry_of
 from fastdeconv.kernels.cuda.device import compile_kernel, cuda
 from fastdeconv.kernels.cuda.launches import Target
@@ -71,14 +73,13 @@ def test_every_kernel_that_layers_launch_is_a_case():
     target = Target(EXECUTED, 108, tf32=True)
     known = {entry.launch.kernel for entry in cases.entries(EXECUTED).values()}
     missing = set()
-    for implementation, pass_ in {(case.implementation, case.pass_) for case in cases.CASES}:
-        for layer in layers.select("all"):
-            for dtype in cases.DTYPES:
-                geometry = geometry_of(layer.problem)._replace(dtype=dtype)
-                if implementation.declines(geometry, target) is None:
-                    steps = implementation.steps(geometry, cases.layout(geometry, pass_), target)
-                    if not known.issuperset(launch.kernel for launch in steps.launches):
-                        missing.add(f"{implementation.name} {pass_} {dtype} {layer.problem}")
+    work = [(pass_, each) for pass_, implementations in TABLES.items() for each in implementations]
+    for (pass_, implementation), layer, dtype in itertools.product(work, layers.select("all"), cases.DTYPES):
+        geometry = geometry_of(layer.problem)._replace(dtype=dtype)
+        if implementation.declines(geometry, target) is None:
+            steps = implementation.steps(geometry, cases.layout(geometry, pass_), target)
+            if not known.issuperset(launch.kernel for launch in steps.launches):
+                missing.add(f"{implementation.name} {pass_} {dtype} {layer.problem}")
     assert missing == set(), "cases.CASES needs problems that launch their kernels"
 
 
