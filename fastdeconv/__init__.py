@@ -3,7 +3,7 @@
 "Deconvolution" here means transposed convolution, and what is learned with it by gradient descent.
 """
 
-from fastdeconv import grad
+from fastdeconv import batch, grad
 from fastdeconv.autotune import AutotuneResult, autotune
 from fastdeconv.devices import get_device, set_device
 from fastdeconv.explain import Explanation, explain
@@ -31,6 +31,7 @@ __all__ = [
     "PreparedConvTranspose",
     "Problem",
     "autotune",
+    "batch",
     "conv_transpose1d",
     "conv_transpose1d_vjp",
     "conv_transpose2d",

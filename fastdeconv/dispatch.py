@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -125,6 +126,10 @@ def plan(problem: Problem, pass_: Pass, device: str = "cpu", algorithm: str | No
 @lru_cache(maxsize=1024)
 def choose(problem: Problem, pass_: Pass, device: str, algorithm: str | None, under: Conditions) -> Plan:
     """Return the plan under given conditions; see `plan`."""
+    if under.batch_invariant:
+        under = under._replace(batch_invariant=False)
+        if problem.batch > 1 and pass_ != "weight_grad":
+            return _batch_invariant(problem, pass_, device, algorithm, under)
     estimate = None
     if device == "auto":
         device, estimate = _faster(problem, pass_)
@@ -176,6 +181,40 @@ def choose(problem: Problem, pass_: Pass, device: str, algorithm: str | None, un
             return chosen
     told = "; ".join(f"{name}: {reason}" for name, reason in declined.items())
     raise ValueError(f"algorithm {algorithm!r} cannot serve the {pass_} pass of {problem}: {told}")
+
+
+def _batch_invariant(problem: Problem, pass_: Pass, device: str, algorithm: str | None, under: Conditions) -> Plan:
+    """Return a plan that gives every image the bits that it gets alone: by the kernel that one image gets."""
+    alone = choose(replace(problem, batch=1), pass_, device, algorithm, under)
+    if alone.device != "cpu":
+        return choose(problem, pass_, alone.device, alone.implementation.name, under)
+    if alone.implementation.batch_invariant:
+        # It may decline so many images, for want of scratch memory above all.
+        with contextlib.suppress(ValueError):
+            return choose(problem, pass_, device, alone.implementation.name, under)
+    return replace(
+        alone,
+        problem=problem,
+        run=_image_by_image(alone.run, problem.batch),
+        prepare=alone.prepare and _prepare_image_by_image(alone.prepare, problem.batch),
+    )
+
+
+def _image_by_image(run: Run, batch: int) -> Run:
+    def run_all(images: Any, *others: Any) -> None:
+        *fixed, results = others
+        for image, result in zip(images.reshape(batch, -1), results.reshape(batch, -1)):
+            run(image, *fixed, result)
+
+    return run_all
+
+
+def _prepare_image_by_image(prepare: Callable[[Any], Prepared], batch: int) -> Callable[[Any], Prepared]:
+    def prepare_all(w: Any) -> Prepared:
+        held = prepare(w)
+        return held._replace(run=_image_by_image(held.run, batch))
+
+    return prepare_all
 
 
 def _why_not(candidate: Implementation, geometry: Geometry, times: Times, declined: dict[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from fastdeconv.dispatch import Plan, candidates, table_of
 from fastdeconv.kernels.geometry import Run
 from fastdeconv.layouts import to_vector
 from fastdeconv.problem import IntOrTuple, Problem, as_axes
-from fastdeconv.tuning import conditions
+from fastdeconv.tuning import batch_invariance, conditions
 
 Array = NDArray[Any]
 
@@ -124,6 +125,24 @@ class PreparedConvTranspose:
         elif y.size:
             ready.run(x, self._bias, y)
         return returned(y, input) if out is None else out
+
+    def of_stacks(self) -> Callable[[Array], Array]:
+        """Return the function of stacked inputs whose result is, to the bit, that of each of them, stacked."""
+        with_channels = self
+        if self._bare:
+            _, arguments = self.__reduce__()
+            with_channels = PreparedConvTranspose(self._weight.reshape(self._full_shape), *arguments[1:])
+
+        def of_stack(stack: Array) -> Array:
+            if stack.ndim == self.ndim + 3:  # batches, each a call of its own
+                with batch_invariance(False):
+                    results = [self(batch)[np.newaxis] for batch in stack]
+                return results[0] if len(results) == 1 else np.concatenate(results)
+            if self._bare and stack.ndim == self.ndim + 1:
+                return with_channels(stack[:, np.newaxis])[:, 0]
+            return self(stack)
+
+        return of_stack
 
     def _prepared(self, x_shape: tuple[int, ...], output_size: Any) -> _Ready:
         full_shape, _, bare = with_channels(self.ndim, x_shape, self._weight.shape)

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -54,6 +55,7 @@ class Conditions(NamedTuple):
     generation: int  # of what is tuned
     threads: int  # 0 if nothing is tuned
     tf32: bool  # on GPUs
+    batch_invariant: bool = False  # images of a batch get the bits that they get alone
 
 
 Times = Mapping[str, float]  # seconds, by implementation
@@ -63,17 +65,35 @@ _warned = False
 _untuned = Conditions(None, 0, 0, False)
 
 
+class _Mode(threading.local):
+    batch_invariant = False
+
+
+_mode = _Mode()
+
+
 def conditions() -> Conditions:
     """Return the conditions of this moment, in this thread."""
     global _untuned
     limit, tf32 = get_workspace_limit(), get_float32_precision() == "high"
+    batch_invariant = _mode.batch_invariant
     if _load() if _table is None else _table:
-        return Conditions(limit, _generation, threads.expected(), tf32)
+        return Conditions(limit, _generation, threads.expected(), tf32, batch_invariant)
     # Made once: every call asks.
     found = _untuned
-    if limit != found.limit or tf32 != found.tf32:
-        _untuned = found = Conditions(limit, 0, 0, tf32)
+    if limit != found.limit or tf32 != found.tf32 or batch_invariant != found.batch_invariant:
+        _untuned = found = Conditions(limit, 0, 0, tf32, batch_invariant)
     return found
+
+
+@contextlib.contextmanager
+def batch_invariance(wanted: bool = True) -> Iterator[None]:
+    """Have this thread's calls give each image of a batch the bits that it would get alone, or no longer."""
+    before, _mode.batch_invariant = _mode.batch_invariant, wanted
+    try:
+        yield
+    finally:
+        _mode.batch_invariant = before
 
 
 def times_of(problem: Problem, pass_: Pass, count: int) -> Times | None:

@@ -133,6 +133,9 @@ class Implementation(NamedTuple):
     yields : callable
         ``yields(geometry)`` is None, or a sentence saying why a later entry of the table is expected to be faster. Not
         asked of a kernel that is called for by its name.
+    batch_invariant : bool
+        Whether an image's result is the same to the bit however many images come with it. Of no meaning in the weight
+        gradient, which sums images.
     """
 
     name: str
@@ -140,6 +143,7 @@ class Implementation(NamedTuple):
     declines: Callable[[Geometry], str | None]
     bind: Callable[[Geometry], Run]
     yields: Callable[[Geometry], str | None] = never
+    batch_invariant: bool = True
 
     def workspace(self, geometry: Geometry) -> int:
         """Return the bytes of scratch memory that a run takes, with all threads that Numba may start."""

@@ -344,6 +344,7 @@ def _implementation(forward: bool, transformed: bool) -> Implementation:
         lambda g: declines(g, transformed),
         lambda g: bind(g, forward),
         cost.forward_yields if forward else cost.input_grad_yields,
+        batch_invariant=not transformed,  # the sizes of tiles depend on how many there are
     )
 
 

@@ -1,0 +1,187 @@
+"""Batches through lanes, and their results in order; those that fail in smaller parts."""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from fastdeconv.batch.budget import Budget
+from fastdeconv.batch.lanes import Lane, ResultError
+from fastdeconv.batch.reading import Batch, Reader, SourceFailed, read
+
+Array = NDArray[Any]
+
+
+class ItemError(RuntimeError):
+    """An item has no result.
+
+    Attributes
+    ----------
+    index : int
+        Of the item in the source, from 0.
+    error : Exception
+        Why.
+    """
+
+    def __init__(self, index: int, error: Exception) -> None:
+        super().__init__(index, error)
+        self.index = index
+        self.error = error
+        self.__cause__ = error
+
+    def __str__(self) -> str:
+        what = "does not fit, alone in a batch" if isinstance(self.error, MemoryError) else "failed"
+        return f"item {self.index} {what}: {type(self.error).__name__}: {self.error}"
+
+
+class Results(NamedTuple):
+    """Results of neighbours.
+
+    Attributes
+    ----------
+    first : int
+        Index of the first item.
+    results : ndarray, shape (n, …)
+    """
+
+    first: int
+    results: Array
+
+
+Outcome = Results | ItemError
+
+
+def run(source: Iterable[Any], lanes: Sequence[Lane], budget: Budget, threaded: bool) -> Generator[Outcome, None, None]:
+    """Yield the results, or the error, of every item in order.
+
+    Batches are started as they are read, as many as the lanes take, and finished in order. A batch is held until the
+    generator is asked for the next one.
+
+    Raises
+    ------
+    ResultError
+        The function does not return a result for each item.
+    BaseException
+        What the source raised.
+    """
+    depth = sum(lane.depth for lane in lanes)
+    under_way: deque[Batch] = deque()
+    reader = Reader(read(source, lanes, budget), budget, threaded)
+    try:
+        failed: SourceFailed | None = None
+        while True:
+            # After one that failed nothing is started, so that there is memory to try it again.
+            while failed is None and len(under_way) < depth and not (under_way and under_way[-1].error):
+                entry = reader.get(wait=not under_way)
+                if entry is None:
+                    break
+                if isinstance(entry, SourceFailed):
+                    failed = entry
+                else:
+                    under_way.append(entry)
+                    _start(entry)
+            if under_way:
+                yield from _finish(under_way, budget)
+            elif failed is not None:
+                if failed.index is not None:
+                    failed.error.add_note(f"raised by the source of fastdeconv.batch.map, for item {failed.index}")
+                raise failed.error
+            elif reader.ended:
+                return
+    finally:
+        try:
+            reader.close()
+        finally:
+            for lane in lanes:
+                lane.close()
+
+
+def _start(batch: Batch) -> None:
+    if batch.error is None and batch.stack is not None:
+        try:
+            batch.flight = batch.lane.start(batch.stack)
+        except ResultError:
+            raise
+        except Exception as error:
+            batch.error = _without_locals(error)
+
+
+def _collect(batch: Batch) -> None:
+    """Wait for the results of a batch that was started."""
+    if batch.error is None and batch.results is None:
+        try:
+            batch.results = batch.lane.finish(batch.flight)
+        except Exception as error:
+            batch.error = _without_locals(error)
+        batch.flight = None
+
+
+def _without_locals(error: Exception) -> Exception:
+    """Let go of the arrays that functions on the way of an error had: their memory is needed."""
+    each: BaseException | None = error
+    while each is not None:
+        traceback.clear_frames(each.__traceback__)
+        each = each.__cause__ or each.__context__
+    return error
+
+
+def _finish(under_way: deque[Batch], budget: Budget) -> Generator[Outcome, None, None]:
+    """Yield what becomes of the first batch, and let it go."""
+    batch = under_way.popleft()
+    if batch.stack is None or batch.share is None:
+        assert batch.error is not None
+        yield ItemError(batch.first, batch.error)
+        return
+    kind, count = batch.kind, len(batch.stack)
+    try:
+        _collect(batch)
+        if batch.error is None:
+            assert batch.results is not None
+            try:
+                budget.learn(kind, batch.stack.nbytes // count, batch.results.nbytes // count)
+            except MemoryError as error:
+                yield ItemError(batch.first, error)
+            else:
+                yield Results(batch.first, batch.results)
+        elif count == 1 and not batch.lane.is_out_of_memory(batch.error):
+            yield ItemError(batch.first, batch.error)
+        else:
+            for other in under_way:  # what they hold may be what is missing
+                _collect(other)
+            yield from _in_parts(batch, budget)
+    finally:
+        budget.forget(kind)
+        budget.give_back(batch.share)
+        batch.stack = batch.results = batch.flight = None
+
+
+def _in_parts(batch: Batch, budget: Budget) -> Generator[Outcome, None, None]:
+    """Try the items of a batch that failed in halves, if memory was short, and otherwise one by one."""
+    parts = deque(_parts(batch, budget))
+    while parts:
+        part = parts.popleft()
+        assert part.stack is not None
+        _start(part)
+        _collect(part)
+        if part.error is None:
+            assert part.results is not None
+            yield Results(part.first, part.results)
+        elif len(part.stack) == 1:
+            yield ItemError(part.first, part.error)
+        else:
+            parts.extendleft(reversed(_parts(part, budget)))
+
+
+def _parts(batch: Batch, budget: Budget) -> list[Batch]:
+    assert batch.stack is not None
+    assert batch.error is not None
+    count, size = len(batch.stack), 1
+    if batch.lane.is_out_of_memory(batch.error):
+        size = -(-count // 2)
+        budget.lower(batch.kind, size)
+    stacks = {begin: batch.stack[begin : begin + size] for begin in range(0, count, size)}
+    return [Batch(batch.first + begin, stack, None, batch.lane) for begin, stack in stacks.items()]
