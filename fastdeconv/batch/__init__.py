@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from fastdeconv.batch import cupy_device
 from fastdeconv.batch.budget import Budget
+from fastdeconv.batch.errors import ItemError
 from fastdeconv.batch.lanes import Device, DeviceLane, HostLane, Lane
 from fastdeconv.batch.output import Output
 from fastdeconv.batch.progress import StartBar, bar, silent
-from fastdeconv.batch.schedule import ItemError, Outcome, run
+from fastdeconv.batch.schedule import Outcome, run
 from fastdeconv.prepare import PreparedConvTranspose
 from fastdeconv.problem import as_int, shown
 from fastdeconv.tuning import batch_invariance

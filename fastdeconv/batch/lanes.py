@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv import memory
+from fastdeconv.batch.errors import ResultError
 from fastdeconv.problem import shown
 
 Array = NDArray[Any]
@@ -187,10 +188,6 @@ class DeviceLane:
     def close(self) -> None:
         """Wait for what is under way."""
         self._device.settle()
-
-
-class ResultError(TypeError):
-    """What the function returned is no stack of results, whatever the items are."""
 
 
 def _check(results: Any, is_array: bool, count: int) -> None:

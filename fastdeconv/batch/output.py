@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdeconv.batch.errors import ItemError
 from fastdeconv.batch.progress import StartBar
-from fastdeconv.batch.schedule import ItemError, Outcome
+from fastdeconv.batch.schedule import Outcome
 from fastdeconv.problem import shown
 
 Array = NDArray[Any]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.batch.budget import Budget, Closed, Kind, Share
+from fastdeconv.batch.errors import without_locals
 from fastdeconv.batch.lanes import Flight, HostLane, Lane
 from fastdeconv.problem import shown
 
@@ -58,6 +59,10 @@ class Batch:
         assert self.stack is not None
         return self.stack.shape[1:], self.stack.dtype
 
+    def let_go(self) -> None:
+        """Release the memory."""
+        self.stack = self.flight = self.results = None
+
 
 @dataclass(eq=False, slots=True)
 class SourceFailed:
@@ -95,11 +100,13 @@ def _read_array(source: Array, lanes: Sequence[Lane], turns: Iterator[int], budg
                 stack = _stack(lane, kind, share, budget)
                 stack[...] = source[first : first + len(stack)]
         except MemoryError as error:
-            yield Batch(first, None, None, lane, error=error)
+            yield Batch(first, None, None, lane, error=without_locals(error))
             first += 1
         else:
-            yield Batch(first, stack, share, lane)
+            batch = Batch(first, stack, share, lane)
             first += len(stack)
+            del stack  # whoever has the batch lets go of it
+            yield batch
 
 
 def _read_iterable(
@@ -125,7 +132,7 @@ def _read_iterable(
             share = budget.take(turn, kind, item.nbytes, None)
             stack = _stack(lane, kind, share, budget)
         except MemoryError as error:
-            yield Batch(first, None, None, lane, error=error)
+            yield Batch(first, None, None, lane, error=without_locals(error))
             continue
         stack[0] = item
         count = 1
@@ -136,8 +143,9 @@ def _read_iterable(
             stack[count] = pending[1]
             count += 1
             pending = None
-        del item
-        yield Batch(first, stack[:count], share, lane)
+        batch = Batch(first, stack[:count], share, lane)
+        del item, stack  # whoever has the batch lets go of it
+        yield batch
 
 
 def _items(source: Iterable[Any]) -> Iterator[tuple[int, Array | TypeError] | SourceFailed]:

@@ -1,8 +1,11 @@
-"""Batches through lanes, and their results in order; those that fail in smaller parts."""
+"""Batches through lanes, and their results in order; those that fail in smaller parts.
+
+An error refers to the frames of all functions that it came through, and lives as long as its receiver likes. So a batch
+that is done with lets go of its arrays.
+"""
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -10,32 +13,11 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from fastdeconv.batch.budget import Budget
-from fastdeconv.batch.lanes import Lane, ResultError
+from fastdeconv.batch.errors import ItemError, ResultError, without_locals
+from fastdeconv.batch.lanes import Lane
 from fastdeconv.batch.reading import Batch, Reader, SourceFailed, read
 
 Array = NDArray[Any]
-
-
-class ItemError(RuntimeError):
-    """An item has no result.
-
-    Attributes
-    ----------
-    index : int
-        Of the item in the source, from 0.
-    error : Exception
-        Why.
-    """
-
-    def __init__(self, index: int, error: Exception) -> None:
-        super().__init__(index, error)
-        self.index = index
-        self.error = error
-        self.__cause__ = error
-
-    def __str__(self) -> str:
-        what = "does not fit, alone in a batch" if isinstance(self.error, MemoryError) else "failed"
-        return f"item {self.index} {what}: {type(self.error).__name__}: {self.error}"
 
 
 class Results(NamedTuple):
@@ -98,6 +80,8 @@ def run(source: Iterable[Any], lanes: Sequence[Lane], budget: Budget, threaded: 
         finally:
             for lane in lanes:
                 lane.close()
+            for batch in under_way:
+                batch.let_go()
 
 
 def _start(batch: Batch) -> None:
@@ -107,7 +91,7 @@ def _start(batch: Batch) -> None:
         except ResultError:
             raise
         except Exception as error:
-            batch.error = _without_locals(error)
+            batch.error = without_locals(error)
 
 
 def _collect(batch: Batch) -> None:
@@ -116,17 +100,8 @@ def _collect(batch: Batch) -> None:
         try:
             batch.results = batch.lane.finish(batch.flight)
         except Exception as error:
-            batch.error = _without_locals(error)
+            batch.error = without_locals(error)
         batch.flight = None
-
-
-def _without_locals(error: Exception) -> Exception:
-    """Let go of the arrays that functions on the way of an error had: their memory is needed."""
-    each: BaseException | None = error
-    while each is not None:
-        traceback.clear_frames(each.__traceback__)
-        each = each.__cause__ or each.__context__
-    return error
 
 
 def _finish(under_way: deque[Batch], budget: Budget) -> Generator[Outcome, None, None]:
@@ -156,24 +131,30 @@ def _finish(under_way: deque[Batch], budget: Budget) -> Generator[Outcome, None,
     finally:
         budget.forget(kind)
         budget.give_back(batch.share)
-        batch.stack = batch.results = batch.flight = None
+        batch.let_go()
 
 
 def _in_parts(batch: Batch, budget: Budget) -> Generator[Outcome, None, None]:
     """Try the items of a batch that failed in halves, if memory was short, and otherwise one by one."""
     parts = deque(_parts(batch, budget))
-    while parts:
-        part = parts.popleft()
-        assert part.stack is not None
-        _start(part)
-        _collect(part)
-        if part.error is None:
-            assert part.results is not None
-            yield Results(part.first, part.results)
-        elif len(part.stack) == 1:
-            yield ItemError(part.first, part.error)
-        else:
-            parts.extendleft(reversed(_parts(part, budget)))
+    try:
+        while parts:
+            part = parts.popleft()
+            assert part.stack is not None
+            count = len(part.stack)
+            _start(part)
+            _collect(part)
+            if part.error is not None and count > 1:
+                parts.extendleft(reversed(_parts(part, budget)))
+            results = part.results
+            part.let_go()
+            if results is not None:
+                yield Results(part.first, results)
+            elif part.error is not None and count == 1:
+                yield ItemError(part.first, part.error)
+    finally:
+        for part in parts:
+            part.let_go()
 
 
 def _parts(batch: Batch, budget: Budget) -> list[Batch]:
