@@ -41,7 +41,7 @@ class CupyDevice:
     def bound(self, nbytes: int) -> None:
         """Limit the pool."""
         with self._device:
-            self._pool.set_limit(size=nbytes)
+            self._pool.set_limit(size=max(nbytes, 1))  # 0 would be no limit
 
     def _malloc(self, nbytes: int) -> Any:
         try:

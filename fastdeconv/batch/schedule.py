@@ -94,11 +94,13 @@ def _start(batch: Batch) -> None:
             batch.error = without_locals(error)
 
 
-def _collect(batch: Batch) -> None:
+def _collect(batch: Batch, budget: Budget) -> None:
     """Wait for the results of a batch that was started."""
-    if batch.error is None and batch.results is None:
+    if batch.error is None and batch.stack is not None and batch.results is None:
         try:
-            batch.results = batch.lane.finish(batch.flight)
+            results = batch.lane.finish(batch.flight)
+            budget.learn(batch.kind, batch.stack[0].nbytes, results[0].nbytes)
+            batch.results = results
         except Exception as error:
             batch.error = without_locals(error)
         batch.flight = None
@@ -111,22 +113,17 @@ def _finish(under_way: deque[Batch], budget: Budget) -> Generator[Outcome, None,
         assert batch.error is not None
         yield ItemError(batch.first, batch.error)
         return
-    kind, count = batch.kind, len(batch.stack)
+    kind = batch.kind
     try:
-        _collect(batch)
+        _collect(batch, budget)
         if batch.error is None:
             assert batch.results is not None
-            try:
-                budget.learn(kind, batch.stack.nbytes // count, batch.results.nbytes // count)
-            except MemoryError as error:
-                yield ItemError(batch.first, error)
-            else:
-                yield Results(batch.first, batch.results)
-        elif count == 1 and not batch.lane.is_out_of_memory(batch.error):
+            yield Results(batch.first, batch.results)
+        elif len(batch.stack) == 1 and not batch.lane.is_out_of_memory(batch.error):
             yield ItemError(batch.first, batch.error)
         else:
             for other in under_way:  # what they hold may be what is missing
-                _collect(other)
+                _collect(other, budget)
             yield from _in_parts(batch, budget)
     finally:
         budget.forget(kind)
@@ -143,7 +140,7 @@ def _in_parts(batch: Batch, budget: Budget) -> Generator[Outcome, None, None]:
             assert part.stack is not None
             count = len(part.stack)
             _start(part)
-            _collect(part)
+            _collect(part, budget)
             if part.error is not None and count > 1:
                 parts.extendleft(reversed(_parts(part, budget)))
             results = part.results
