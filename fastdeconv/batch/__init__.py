@@ -178,7 +178,7 @@ def map(
     output = None if out is None else Output(out, source, count)
     start_bar = bar(count) if progress else silent
 
-    def outcomes() -> Generator[Outcome]:
+    def outcomes() -> Generator[Outcome, None, None]:
         lanes: list[Lane]
         if devices is None:
             bound = HOST_LIMIT if limit is None and most is None else limit
@@ -194,7 +194,7 @@ def map(
 
 
 def _results(
-    outcomes: Callable[[], Generator[Outcome]], errors: str, start_bar: StartBar
+    outcomes: Callable[[], Generator[Outcome, None, None]], errors: str, start_bar: StartBar
 ) -> Iterator[Array | ItemError]:
     with start_bar() as advance, closing(outcomes()) as delivered:
         for outcome in delivered:
