@@ -82,7 +82,9 @@ class FakeDevice:
         self.faults = {(step, call): error for step, call, error in faults}
         self.calls = Counter()
         self.violations = []
-        self.used = self.peak = 0
+        self.used = {True: 0, False: 0}  # bytes of the device, and pinned
+        self.peak = {True: 0, False: 0}
+        self.refused = 0
         self.leases = weakref.WeakSet()
         self.kept = {True: [], False: []}  # free regions, of the device and pinned
         self.streams = {name: deque() for name in ("upload", "compute", "download")}
@@ -103,11 +105,11 @@ class FakeDevice:
 
     def lease(self, nbytes, on_device):
         with self.lock:
-            if on_device:
-                if self.used + nbytes > min(self.limit, self.capacity):
-                    raise FakeOutOfMemoryError(f"{nbytes} bytes")
-                self.used += nbytes
-                self.peak = max(self.peak, self.used)
+            if on_device and self.used[True] + nbytes > min(self.limit, self.capacity):
+                self.refused += 1
+                raise FakeOutOfMemoryError(f"{nbytes} bytes")
+            self.used[on_device] += nbytes
+            self.peak[on_device] = max(self.peak[on_device], self.used[on_device])
             kept = self.kept[on_device]
             region = next((r for r in kept if r.buffer.size == max(nbytes, 1)), None)
             if region is None:
@@ -128,7 +130,7 @@ class FakeDevice:
                         self.violations.append(f"memory of {operation.name} was given back before it was done")
             region.buffer[:] = 0xFF
             region.free = True
-            self.used -= nbytes * on_device
+            self.used[on_device] -= nbytes
             self.kept[on_device].append(region)
 
     def allocate(self, shape, dtype):
@@ -170,7 +172,7 @@ class FakeDevice:
     # the protocol
 
     def free_memory(self):
-        return self.capacity - self.used
+        return self.capacity - self.used[True]
 
     def bound(self, nbytes):
         self.limit = nbytes

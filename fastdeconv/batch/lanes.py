@@ -71,7 +71,7 @@ class Lane(Protocol):
         ...
 
     def start(self, stack: Array) -> Flight:
-        """Begin with a batch; raise if that fails, with nothing of it under way."""
+        """Begin with a batch, which the caller keeps; raise if that fails, with nothing of it under way."""
         ...
 
     def finish(self, flight: Flight) -> Array:
@@ -122,7 +122,6 @@ class HostLane:
 class _Flight(NamedTuple):
     """A batch on a device: what its streams still use, and the event of its download."""
 
-    stack: Array
     x: Any
     y: Any
     results: Array
@@ -165,7 +164,7 @@ class DeviceLane:
             y, computed = device.compute(self._function, x, uploaded)
             _check(y, hasattr(y, "shape"), len(stack))
             results = self._pinned(y.shape, y.dtype)
-            return _Flight(stack, x, y, results, device.download(y, results, computed))
+            return _Flight(x, y, results, device.download(y, results, computed))
         except BaseException:
             device.settle()
             raise

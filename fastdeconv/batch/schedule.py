@@ -56,7 +56,7 @@ def run(source: Iterable[Any], lanes: Sequence[Lane], budget: Budget, threaded: 
     try:
         failed: SourceFailed | None = None
         while True:
-            # After one that failed nothing is started, so that there is memory to try it again.
+            # After one that failed to start no other does, so that there is memory to try it again.
             while failed is None and len(under_way) < depth and not (under_way and under_way[-1].error):
                 entry = reader.get(wait=not under_way)
                 if entry is None:
@@ -67,7 +67,7 @@ def run(source: Iterable[Any], lanes: Sequence[Lane], budget: Budget, threaded: 
                     under_way.append(entry)
                     _start(entry)
             if under_way:
-                yield from _finish(under_way, budget)
+                yield from _finish(under_way.popleft(), budget)
             elif failed is not None:
                 if failed.index is not None:
                     failed.error.add_note(f"raised by the source of fastdeconv.batch.map, for item {failed.index}")
@@ -106,9 +106,8 @@ def _collect(batch: Batch, budget: Budget) -> None:
         batch.flight = None
 
 
-def _finish(under_way: deque[Batch], budget: Budget) -> Generator[Outcome, None, None]:
-    """Yield what becomes of the first batch, and let it go."""
-    batch = under_way.popleft()
+def _finish(batch: Batch, budget: Budget) -> Generator[Outcome, None, None]:
+    """Yield what becomes of a batch, and let it go."""
     if batch.stack is None or batch.share is None:
         assert batch.error is not None
         yield ItemError(batch.first, batch.error)
@@ -122,8 +121,6 @@ def _finish(under_way: deque[Batch], budget: Budget) -> Generator[Outcome, None,
         elif len(batch.stack) == 1 and not batch.lane.is_out_of_memory(batch.error):
             yield ItemError(batch.first, batch.error)
         else:
-            for other in under_way:  # what they hold may be what is missing
-                _collect(other, budget)
             yield from _in_parts(batch, budget)
     finally:
         budget.forget(kind)

@@ -29,4 +29,4 @@ def on_devices(monkeypatch):
         assert device.violations == []
         assert not any(device.streams.values())
         assert not device.leases
-        assert device.used == 0
+        assert device.used == {True: 0, False: 0}

@@ -110,13 +110,54 @@ def test_an_interrupt_at_every_step_leaves_nothing(on_devices, step, prefetch, t
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("fits", [1, 2, 5, 30])
-def test_batches_are_halved_until_they_fit(on_devices, fits, seed):
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("fits", "most_refused", "most_batches"), [(1, 800, 1300), (2, 400, 1200), (5, 60, 1100), (30, 12, 250)]
+)
+def test_batches_are_halved_until_they_fit(on_devices, fits, most_refused, most_batches, seed):
+    """What was refused once is asked for again by batches that were read already, and by those under way together."""
     device = on_devices(FakeDevice(seed, capacity=2 * ITEM * fits))
-    check(list(batch.map(tripled, numbered(300), batch_size=40, memory_limit=1 << 20)))
-    assert device.peak <= device.capacity
-    assert device.calls["compute"] >= 300 // fits
+    check(list(batch.map(tripled, numbered(1200), batch_size=40, memory_limit=1 << 20)))
+    assert device.peak[True] <= device.capacity
+    assert device.refused <= most_refused
+    assert 1200 / fits <= device.calls["compute"] <= most_batches
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("seed", range(5))
+def test_what_needs_all_memory_waits_for_the_others(on_devices, seed):
+    on_devices(FakeDevice(seed, capacity=2 * ITEM * 3))
+    items = [np.full((1 + 2 * (i % 2), 2, 3), i, np.float32) for i in range(100)]
+    check(list(batch.map(tripled, items, batch_size=1, memory_limit=1 << 20)))
+
+
+@pytest.mark.quick
+def test_large_items_are_held_as_the_limit_allows(on_devices):
+    device = on_devices(FakeDevice())
+    check(list(batch.map(tripled, numbered(100), prefetch=3, memory_limit=2 * ITEM * 2)))
+    assert device.calls["upload"] == 100
+    assert device.refused == 0
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("source", [list, np.stack, iter])
+def test_sizes_of_batches(on_devices, source):
+    device = on_devices(FakeDevice())
+    for where, each in (("cpu", 24), ("cuda", 24), ("cuda", 0)):
+        sizes = []
+
+        def function(x):
+            sizes.append(x.shape[0])  # noqa: B023
+            return tripled(x)
+
+        limit = 2 * ITEM * each or None
+        check(list(batch.map(function, source(numbered(600)), device=where, prefetch=3, memory_limit=limit)))
+        size = each // 4 or 256
+        assert sizes == [1, *[size] * (599 // size), *[599 % size] * (599 % size > 0)]
+    for prefetch in (0, 3):
+        device.peak[False] = 0
+        check(list(batch.map(tripled, source(numbered(600)), prefetch=prefetch, memory_limit=2 * ITEM * 16)))
+        assert device.peak[False] <= 2 * ITEM * 16
 
 
 @pytest.mark.quick
@@ -161,7 +202,7 @@ def test_the_limit_holds(on_devices, devices, limit):
     where = {"device": "auto" if devices else "cpu", "memory_limit": limit * ITEM}
     check(list(batch.map(function, numbered(300), **where)))
     assert most <= limit * ITEM // 2
-    assert all(device.peak <= limit * ITEM for device in fakes)
+    assert all(device.peak[True] <= limit * ITEM for device in fakes)
     if limit >= 8:
         assert most >= ITEM
     with pytest.raises(batch.ItemError, match=r"item 0 .*(memory_limit is .* and the item alone|FakeOut)"):
