@@ -184,8 +184,10 @@ def test_the_pool_bounds_all_memory(stand_in, limit):
 @pytest.mark.quick
 def test_too_little_pinned_memory(stand_in):
     stand_in.pinned_most = 3 * ITEM
-    items = [*numbered(20), np.zeros((30, 2), np.float32)]
-    *got, error = batch.map(by_three, items, device="cuda", batch_size=8, errors="collect")
-    check(got)
-    assert error.index == 20
-    assert str(error).startswith("item 20 does not fit, alone in a batch: MemoryError")
+    items = numbered(40)
+    items[20:30] = [np.zeros((30, 2), np.float32)] * 10
+    got = list(batch.map(by_three, items, device="cuda", batch_size=8, errors="collect"))
+    check(got[:20] + got[30:], [*range(20), *range(30, 40)])
+    for index, error in enumerate(got[20:30], 20):
+        assert error.index == index
+        assert str(error).startswith(f"item {index} does not fit, alone in a batch: MemoryError")
