@@ -103,13 +103,18 @@ def test_every_kernel_is_batch_invariant_or_says_that_it_is_not(pass_, algorithm
 
 
 def test_where_scratch_memory_is_short_for_many_images_go_one_by_one():
-    p = problem((8, 64, 20, 20), (64, 64, 4, 4), stride=2, padding=1)
-    x, w = floats(p, "forward")
+    many = problem((8, 64, 5, 5), (64, 64, 4, 4), stride=2, padding=1)
+    x, w = floats(many, "forward")
+    needed = plan(replace(many, batch=1), "forward", "cpu", "direct_tile").workspace
+    assert plan(many, "forward", "cpu", "direct_tile").workspace > needed
     layer = fd.prepare(w, stride=2, padding=1, algorithm="direct_tile")
-    needed = plan(problem((1, 64, 20, 20), w.shape, stride=2, padding=1), "forward", "cpu", "direct_tile").workspace
     want = np.stack([layer(image) for image in x])
     fd.set_workspace_limit(needed)
     try:
-        np.testing.assert_array_equal(np.stack(list(batch.map(layer, x, device="cpu"))), want)
+        with batch_invariance():
+            np.testing.assert_array_equal(layer(x), want)
+            np.testing.assert_array_equal(fd.conv_transpose2d(x, w, stride=2, padding=1, algorithm="direct_tile"), want)
+        with pytest.raises(ValueError, match="bytes of scratch memory"):
+            layer(x)
     finally:
         fd.set_workspace_limit(None)

@@ -176,6 +176,8 @@ def test_streams_events_and_devices(stand_in, device):
 @pytest.mark.parametrize("limit", [2, 3, 11, 100])
 def test_the_pool_bounds_all_memory(stand_in, limit):
     check(list(batch.map(by_three, numbered(100), device="cuda", memory_limit=limit * ITEM)))
+    batches = sum(entry[1] == "compute" for entry in stand_in.log)
+    assert batches == (10 if limit == 100 else 100), "blocks that the pool keeps must not halve batches"
     check(list(batch.map(by_three, numbered(100), device="cuda", memory_limit=limit * ITEM, prefetch=0)))
     with pytest.raises(batch.ItemError, match="item 0 does not fit, alone in a batch: OutOfMemoryError"):
         list(batch.map(by_three, numbered(9, (limit, 3, 2)), device="cuda", memory_limit=limit * ITEM))
