@@ -126,6 +126,11 @@ class PreparedConvTranspose:
             ready.run(x, self._bias, y)
         return returned(y, input) if out is None else out
 
+    def moved(self, put: Callable[[Array], Any]) -> PreparedConvTranspose:
+        """Return the same for arrays of a device, to which `put` copies."""
+        bias = None if self._bias is None else put(self._bias)
+        return PreparedConvTranspose(put(self._weight), bias, self._parameters, None, self._algorithm)
+
     def of_stacks(self) -> Callable[[Array], Array]:
         """Return the function of stacked inputs whose result is, to the bit, that of each of them, stacked."""
         with_channels = self

@@ -165,7 +165,8 @@ def map(
     [1. 1. 1. 1.]
     [2. 2. 2. 2.]
     """
-    of_stack = _function(function)
+    if not callable(function):
+        raise TypeError(f"function must be a prepared weight or a function of a stacked array; got {shown(function)}")
     count = _count(source)
     devices = _devices(device)
     most = None if isinstance(batch_size, str) and batch_size == "auto" else _at_least("batch_size", batch_size, 1)
@@ -182,10 +183,10 @@ def map(
         lanes: list[Lane]
         if devices is None:
             bound = HOST_LIMIT if limit is None and most is None else limit
-            lanes = [HostLane(of_stack)]
+            lanes = [HostLane(_of_stacks(function, None))]
         else:
             bound = limit or min(DEVICE_LIMIT, *(device.free_memory() // 2 for device in devices))
-            lanes = [DeviceLane(of_stack, device, bound, max(1, ahead)) for device in devices]
+            lanes = [DeviceLane(_of_stacks(function, each), each, bound, max(1, ahead)) for each in devices]
         return run(source, lanes, Budget(most, len(lanes), ahead + 1, bound), ahead > 0)
 
     if output is not None:
@@ -209,12 +210,10 @@ def _results(
                 yield from outcome.results
 
 
-def _function(function: Any) -> Callable[[Any], Any]:
-    """Return what computes a stack so that its items do not depend on how many they are."""
+def _of_stacks(function: Callable[[Any], Any], device: Device | None) -> Callable[[Any], Any]:
+    """Return what computes stacks on a device, or the host, so that items do not depend on how many they are."""
     if isinstance(function, PreparedConvTranspose):
-        function = function.of_stacks()
-    elif not callable(function):
-        raise TypeError(f"function must be a prepared weight or a function of a stacked array; got {shown(function)}")
+        function = (function if device is None else function.moved(device.put)).of_stacks()
 
     def of_stack(stack: Any) -> Any:
         with batch_invariance():

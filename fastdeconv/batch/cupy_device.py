@@ -50,6 +50,11 @@ class CupyDevice:
             self._pool.free_all_blocks()
             return self._pool.malloc(nbytes)
 
+    def put(self, array: Any) -> Any:
+        """Copy an array to the GPU."""
+        with self._device:
+            return self._cupy.array(array)
+
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         """Allocate pinned host memory."""
         import cupyx

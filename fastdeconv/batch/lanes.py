@@ -32,6 +32,10 @@ class Device(Protocol):
         """Let `upload` and `compute` allocate so many bytes at a time, and no more."""
         ...
 
+    def put(self, array: Array) -> Any:
+        """Copy an array to the device, to stay there."""
+        ...
+
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         """Allocate host memory for transfers. Called from another thread too."""
         ...
