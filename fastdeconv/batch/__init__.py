@@ -23,6 +23,8 @@ from fastdeconv.batch.lanes import Device, DeviceLane, HostLane, Lane
 from fastdeconv.batch.output import Output
 from fastdeconv.batch.progress import StartBar, bar, silent
 from fastdeconv.batch.schedule import Outcome, run
+from fastdeconv.cuda import runtime
+from fastdeconv.devices import number, resolve
 from fastdeconv.prepare import PreparedConvTranspose
 from fastdeconv.problem import as_int, shown
 from fastdeconv.tuning import batch_invariance
@@ -104,8 +106,9 @@ def map(
         An array, or `numpy.memmap`, of any size, whose items lie along its first axis; or anything that gives one
         array after the other, of equal or of different shapes and dtypes. Neighbours of one shape and dtype
         are stacked. What an iterable gives is copied at once, so that it may give one buffer again and again.
-    device : {"auto", "cpu", "cuda"}
-        "cuda" is all GPUs in turn, through CuPy; "auto" is "cuda" where CuPy finds a GPU and "cpu" elsewhere.
+    device : {"auto", "cpu", "cuda", "cuda:N"}
+        "cuda" is all GPUs in turn, "cuda:1" the second; "auto" is "cuda" where there is a GPU and what it needs, and
+        "cpu" elsewhere.
     batch_size : int or "auto"
         Most items of a batch. "auto" is as many as `memory_limit` allows, up to 256.
     prefetch : int
@@ -138,7 +141,7 @@ def map(
     TypeError, ValueError
         The message names the argument, what came and what would do.
     RuntimeError
-        `device` is "cuda" and there is none.
+        `device` is a GPU that is not there, or what it needs is not installed.
     ImportError
         `progress` is True and tqdm is not installed.
     ItemError
@@ -242,13 +245,13 @@ def _count(source: Any) -> int | None:
 
 def _devices(device: Any) -> list[Device] | None:
     """Return the devices that `device` means; None is the host."""
-    if not (isinstance(device, str) and device in ("auto", "cpu", "cuda")):
-        error = ValueError if isinstance(device, str) else TypeError
-        raise error(f'device must be "auto", "cpu" or "cuda"; got {shown(device)}')
-    count = 0 if device == "cpu" else cupy_device.count()
-    if device == "cuda" and count == 0:
-        raise RuntimeError('device "cuda" is not available: CuPy finds no GPU here; use device="cpu" or "auto"')
-    return [cupy_device.CupyDevice(number) for number in range(count)] or None
+    if not isinstance(device, str):
+        raise TypeError(f'device must be "auto", "cpu", "cuda" or "cuda:N"; got {shown(device)}')
+    if device == "cpu" or (device == "auto" and runtime.unusable()):
+        return None
+    if device in ("auto", "cuda"):
+        return [cupy_device.CupyDevice(index) for index in runtime.indices()]
+    return [cupy_device.CupyDevice(number(resolve(device)))]
 
 
 def _at_least(name: str, value: Any, low: int) -> int:

@@ -12,16 +12,6 @@ from numpy.typing import NDArray
 _CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation, which allocations of pinned memory raise
 
 
-def count() -> int:
-    """Return the number of GPUs that CuPy finds, 0 if it is not installed or there is no driver."""
-    try:
-        import cupy
-
-        return int(cupy.cuda.runtime.getDeviceCount())
-    except Exception:  # CuPy and the driver have many ways to be unusable, all of which mean none
-        return 0
-
-
 class CupyDevice:
     """A `Device` of `lanes`: three streams and a memory pool of its own on one GPU."""
 

@@ -98,6 +98,23 @@ def target(index: int) -> Target:
     return Target(capability, device.attributes["MultiProcessorCount"])
 
 
+def indices() -> list[int]:
+    """Return the numbers of the devices that kernels can use.
+
+    Raises
+    ------
+    RuntimeError
+        There is none; see `place`.
+    """
+    place()
+    found = []
+    for index in range(cupy().cuda.runtime.getDeviceCount()):
+        with contextlib.suppress(RuntimeError):  # too old
+            target(index)
+            found.append(index)
+    return found
+
+
 def names() -> list[str]:
     """Return a line for each device."""
     cp = cupy()

@@ -9,6 +9,7 @@ import pytest
 from batching import check, numbered, picky, tripled
 
 from fastdeconv import batch
+from fastdeconv.cuda import runtime
 
 
 @pytest.mark.quick
@@ -43,10 +44,10 @@ def test_bad_arguments(arguments, error, message):
 @pytest.mark.quick
 def test_no_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(
-        RuntimeError, match=r'^device "cuda" is not available: CuPy finds no GPU here; use device="cpu"'
-    ):
-        batch.map(tripled, [], device="cuda")
+    runtime.cupy.cache_clear()
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(RuntimeError, match=r'^device "cuda" needs CuPy.*install "fastdeconv\[cuda13\]"'):
+            batch.map(tripled, [], device=device)
     check(list(batch.map(tripled, numbered(3), device="auto")))
 
 

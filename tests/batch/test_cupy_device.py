@@ -10,6 +10,7 @@ import pytest
 from batching import ITEM, check, numbered
 
 from fastdeconv import batch
+from fastdeconv.cuda import runtime
 
 GPUS = 2
 
@@ -138,7 +139,7 @@ class StandIn:
             Device=Device, Stream=Stream, MemoryPool=MemoryPool,
             using_allocator=lambda allocator: outer.within(outer.allocate, allocator),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-            runtime=SimpleNamespace(getDeviceCount=lambda: GPUS, CUDARuntimeError=CUDARuntimeError),
+            runtime=SimpleNamespace(CUDARuntimeError=CUDARuntimeError),
         )  # fmt: skip
         return {"cupy": cupy, "cupyx": cupyx}
 
@@ -148,6 +149,8 @@ def stand_in(monkeypatch):
     stand_in = StandIn()
     for name, module in stand_in.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(runtime, "unusable", lambda: None)
+    monkeypatch.setattr(runtime, "indices", lambda: list(range(GPUS)))
     return stand_in
 
 
