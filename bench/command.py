@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"with commas, after the rows: {', '.join(SECTIONS)} (none)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
-    commands = parser.add_subparsers(dest="action", metavar="{report,cuda-code}")
+    commands = parser.add_subparsers(dest="action", metavar="{report,cuda-code,gpu}")
     report = commands.add_parser("report", help="a page with pictures from the figures of a run")
     report.add_argument("figures", type=Path, metavar="FILE", help="what --json wrote")
     report.add_argument(
@@ -67,6 +67,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     code = commands.add_parser("cuda-code", help="a page on device kernels as machine code; needs no GPU")
     code.add_argument("-o", "--output", type=Path, default=Path("cuda.md"), metavar="PAGE", help="(%(default)s)")
+    _add_gpu(commands)
+
+
+def _add_gpu(commands: Any) -> None:
+    from fastdeconv.bench.gpu.precisions import PRECISIONS
+
+    gpu = commands.add_parser(
+        "gpu",
+        argument_default=argparse.SUPPRESS,  # what the options above were told, they keep
+        help="check every device kernel on a GPU, then time them beside cuDNN, in under eight minutes",
+        description="Checks every kernel on the current GPU, measures the limits of the device, and times layers "
+        "beside cuDNN (through PyTorch, where that is installed with CUDA).",
+    )
+    gpu.add_argument(
+        "--dry-run", action="store_true", default=False, help="no GPU: run the kernels in Numba's simulator"
+    )
+    gpu.add_argument("--layers", metavar="NAMES", help="as without gpu (listed)")
+    gpu.add_argument(
+        "--pass", dest="passes", type=several(PASSES), metavar="PASSES", help=f"with commas: {', '.join(PASSES)}"
+    )
+    gpu.add_argument(
+        "--precision", dest="precisions", type=several(tuple(PRECISIONS)), default=list(PRECISIONS), metavar="NAMES",
+        help=f"with commas: {', '.join(PRECISIONS)} (all)",
+    )  # fmt: skip
+    gpu.add_argument("--rounds", type=_at_least(1), metavar="N", help="measurements of each contender (15)")
+    gpu.add_argument("--budget", type=_seconds, metavar="SECONDS", help="for everything; 0 is without end (440)")
+    gpu.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -75,6 +102,10 @@ def run(options: argparse.Namespace) -> int:
         return _report(options)
     if options.action == "cuda-code":
         return _cuda_code(options)
+    if options.action == "gpu":
+        from fastdeconv.bench.gpu import command as gpu
+
+        return gpu.run(options)
     for name, value in (_FULL if options.full else _QUICK).items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -19,6 +19,26 @@ from fastdeconv.problem import Pass, Problem
 _SAMPLES = 128  # elements beside the corners
 
 
+class Accuracy(NamedTuple):
+    """How exact a result must be.
+
+    Attributes
+    ----------
+    products : float
+        Error of an element as a share of Σ|products|.
+    result : float
+        Error of the rounding to the result's type, as a share of the element.
+    """
+
+    products: float
+    result: float
+
+    @classmethod
+    def of(cls, dtype: str) -> Accuracy:
+        """Return that of sums in the result's own type."""
+        return cls(16 * float(np.finfo(dtype).eps), 0.0)
+
+
 class _Part(NamedTuple):
     """One array of a result: of which pass, and what a step does with it."""
 
@@ -32,38 +52,47 @@ def _parts(pass_: TimedPass) -> tuple[_Part, ...]:
     return _Part("forward"), _Part("input_grad"), _Part("weight_grad", is_update=True)
 
 
-def against_definition(operands: Operands, pass_: TimedPass, arrays: tuple[Array, ...], seed: int = 0) -> str | None:
+def against_definition(
+    operands: Operands, pass_: TimedPass, arrays: tuple[Array, ...], seed: int = 0, accuracy: Accuracy | None = None
+) -> str | None:
     """Compare the corners and some drawn elements with the sum that defines them; return what is wrong, or None."""
     problem = operands.problem
-    eps = float(np.finfo(problem.dtype).eps)
+    accuracy = accuracy or Accuracy.of(problem.dtype)
     for part, array in zip(_parts(pass_), arrays):
         shape = _shape(problem, part.pass_)
         if array.shape != shape:
             return f"{part.pass_} has the shape {array.shape}, not {shape}"
         for place in _places(shape, seed):
             value, magnitude = _element(operands, part.pass_, place)
-            allowed = 16 * eps * magnitude
+            allowed = accuracy.products * magnitude + accuracy.result * abs(value)
             if part.is_update:
                 start = float(operands.w[place])
                 value = start - LEARNING_RATE * value
-                allowed = LEARNING_RATE * allowed + 2 * eps * (abs(start) + abs(value))
+                allowed = LEARNING_RATE * allowed + accuracy.products / 8 * (abs(start) + abs(value))
             if not abs(float(array[place]) - value) <= allowed:  # also true for NaN
                 at = ", ".join(map(str, place))
                 return f"{part.pass_}[{at}] is {float(array[place]):.9g}, by definition {value:.9g} ± {allowed:.1g}"
     return None
 
 
-def against_ours(problem: Problem, pass_: TimedPass, ours: tuple[Array, ...], theirs: tuple[Array, ...]) -> str | None:
-    """Compare a peer's whole result with ours; return what is wrong, or None."""
-    eps = float(np.finfo(problem.dtype).eps)
+def against_ours(
+    problem: Problem,
+    pass_: TimedPass,
+    ours: tuple[Array, ...],
+    theirs: tuple[Array, ...],
+    accuracy: Accuracy | None = None,
+) -> str | None:
+    """Compare a peer's whole result with ours; return what is wrong, or None. Arrays may be on a device, both there."""
+    accuracy = accuracy or Accuracy.of(problem.dtype)
+    eps = accuracy.products / 16 + accuracy.result
     for part, a, b in zip(_parts(pass_), ours, theirs):
         if a.shape != b.shape or a.dtype != b.dtype:
             return f"{part.pass_} is {b.dtype} of shape {b.shape}, not {a.dtype} of {a.shape}"
         length = problem.accumulation_length(part.pass_)
         allowed = 64 * eps * math.sqrt(length) * max(1.0, math.log2(length))
         if part.is_update:
-            allowed = LEARNING_RATE * allowed + 4 * eps * float(np.abs(a).max())
-        difference = float(np.abs(a - b).max())
+            allowed = LEARNING_RATE * allowed + 4 * eps * float(abs(a).max())
+        difference = float(abs(a - b).max())
         if not difference <= allowed:
             return f"{part.pass_} differs by up to {difference:.2g}, allowed {allowed:.2g}"
     return None

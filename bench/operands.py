@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.problem import Pass, Problem
+from fastdeconv.problem import ITEMSIZE, Pass, Problem, numpy_dtype
 
 Array = NDArray[Any]
 
@@ -21,15 +21,24 @@ LEARNING_RATE = 2.0**-10
 
 
 class Operands:
-    """Random input, weight and output gradient of one problem, in the layout of its descriptor."""
+    """Random input, weight and output gradient of one problem, in the layout of its descriptor.
+
+    Those of types of 16 bits are arrays of float32, whose values the type has.
+    """
 
     def __init__(self, problem: Problem, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
-        draw: Any = np.float64 if problem.dtype == "float64" else np.float32
+        wide: Any = np.float64 if problem.dtype == "float64" else np.float32
+        narrow = numpy_dtype(problem.dtype) if ITEMSIZE[problem.dtype] == 2 else None
+
+        def draw(shape: tuple[int, ...]) -> Array:
+            values = rng.standard_normal(shape, wide)
+            return values if narrow is None else values.astype(narrow).astype(wide)
+
         self.problem = problem
-        self.x = rng.standard_normal(problem.input_shape, draw)
-        self.w = rng.standard_normal(problem.weight_shape, draw)
-        self.gy = rng.standard_normal(problem.output_shape, draw)
+        self.x = draw(problem.input_shape)
+        self.w = draw(problem.weight_shape)
+        self.gy = draw(problem.output_shape)
 
 
 def flops(problem: Problem, pass_: TimedPass) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from fastdeconv.bench.contenders import PEERS
 from fastdeconv.bench.markdown import table
@@ -13,6 +14,26 @@ from fastdeconv.bench.table import means, notes, section_cells, spread
 from fastdeconv.tuning import milliseconds
 
 _IMAGES = "images"
+
+
+class _Kind(NamedTuple):
+    """What a page says of runs of one kind."""
+
+    page: str
+    peers: tuple[str, ...]
+    titles: dict[str, str]  # of sections
+    method: str
+
+
+def _kind(results: Results) -> _Kind:
+    if "gpu" not in results.machine:
+        titles = {name: section.title for name, section in SECTIONS.items()}
+        return _Kind("benchmarks.md", tuple(peer.name for peer in PEERS), titles, _METHOD)
+    from fastdeconv.bench.gpu import contenders, sections
+    from fastdeconv.bench.gpu.method import METHOD
+
+    peers = tuple(kind.name for kind in contenders.CONTENDERS if kind.is_peer)
+    return _Kind("benchmarks-gpu.md", peers, sections.TITLES, METHOD)
 
 
 def write(results: Results, output: Path) -> list[Path]:
@@ -32,7 +53,8 @@ def write(results: Results, output: Path) -> list[Path]:
 
 def page(results: Results, pictures: dict[str, list[Path]] | None = None) -> str:
     """Return the page as Markdown."""
-    parts = [_head(results), _METHOD.format(threads=results.threads, rounds=results.rounds)]
+    kind = _kind(results)
+    parts = [_head(results, kind), kind.method.format(threads=results.threads, rounds=results.rounds)]
     shown: set[str] = set()
     for (dtype, pass_), rows in results.groups().items():
         if dtype not in shown:
@@ -48,19 +70,19 @@ def page(results: Results, pictures: dict[str, list[Path]] | None = None) -> str
     for name, section_rows in results.sections.items():
         if section_rows:
             head, *body = section_cells(section_rows)
-            parts += [f"## {SECTIONS[name].title}", table(head, body)]
+            parts += [f"## {kind.titles[name]}", table(head, body)]
     parts += ["## Layers", _layers(results)]
     return "\n\n".join(parts) + "\n"
 
 
-def _head(results: Results) -> str:
+def _head(results: Results, kind: _Kind) -> str:
     lines = [
         "# Benchmarks",
         "",
         f"Generated from the figures of one run, {results.date}. Do not edit: run it again.",
         "",
     ]
-    absent = [peer.name for peer in PEERS if peer.name not in results.peers]
+    absent = [name for name in kind.peers if name not in results.peers]
     if absent:
         reasons = "; ".join(f"{name} ({results.left_out.get(name, 'unknown to that run')})" for name in absent)
         lines += [
@@ -69,7 +91,7 @@ def _head(results: Results) -> str:
         ]
     if results.not_run:
         lines += [f"**Incomplete: rows that the budget left no time for:** {', '.join(results.not_run)}.", ""]
-    lines += ["```sh", results.command, "fastdeconv bench report results.json -o docs/benchmarks.md", "```", ""]
+    lines += ["```sh", results.command, f"fastdeconv bench report results.json -o docs/{kind.page}", "```", ""]
     peaks = ", ".join(f"{flops / 1e9:.0f} GFLOP/s in {dtype}" for dtype, flops in results.limits.flops.items())
     about = results.machine | {
         "limits": f"{peaks}; copy {results.limits.bytes / 1e9:.1f} GB/s, both measured in the run"

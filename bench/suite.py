@@ -10,14 +10,12 @@ from fastdeconv.bench.contenders.base import Compute, Contender, UnsupportedErro
 from fastdeconv.bench.layers import Layer
 from fastdeconv.bench.operands import Array, Operands, TimedPass, bytes_moved, flops, piece
 from fastdeconv.bench.results import OURS, Row
-from fastdeconv.bench.timing import interleaved
+from fastdeconv.bench.timing import Clock, interleaved, wall_clock
 from fastdeconv.dispatch import plan
 from fastdeconv.problem import PASSES, Problem
 
 # A call that would take longer is not made: some libraries need a minute for a layer that others do in milliseconds.
 HOPELESS = 5.0  # seconds
-# Layers below are never worth a trial on a piece of them.
-_SURELY_FAST = 50e6  # flops
 _TRIAL_SHARE = 1 / 32
 
 
@@ -25,19 +23,19 @@ class TooSlowError(UnsupportedError):
     """A call would take longer than `HOPELESS`."""
 
 
-def new_row(layer: Layer, pass_: TimedPass) -> Row:
+def new_row(layer: Layer, pass_: TimedPass, device: str = "cpu") -> Row:
     """Return a row without times."""
     problem = layer.problem
     return Row(
-        layer.name, layer.source, str(problem), pass_, problem.dtype, kernels(problem, pass_),
+        layer.name, layer.source, str(problem), pass_, problem.dtype, kernels(problem, pass_, device),
         flops(problem, pass_), bytes_moved(problem, pass_),
     )  # fmt: skip
 
 
-def kernels(problem: Problem, pass_: TimedPass) -> str:
+def kernels(problem: Problem, pass_: TimedPass, device: str = "cpu") -> str:
     """Return the name of the kernel that serves a pass; of a step, all of them."""
     passes = PASSES if pass_ == "step" else (pass_,)
-    return "+".join(dict.fromkeys(plan(problem, each).implementation.name for each in passes))
+    return "+".join(dict.fromkeys(plan(problem, each, device).implementation.name for each in passes))
 
 
 def run_row(layer: Layer, pass_: TimedPass, contenders: list[Contender], rounds: int, seconds: float) -> Row:
@@ -51,8 +49,20 @@ def run_row(layer: Layer, pass_: TimedPass, contenders: list[Contender], rounds:
     seconds : float
         For the timing of all contenders together; each is measured at least once.
     """
-    row = new_row(layer, pass_)
-    operands = Operands(layer.problem)
+    return measure(new_row(layer, pass_), Operands(layer.problem), contenders, rounds, seconds)
+
+
+def measure(
+    row: Row,
+    operands: Operands,
+    contenders: list[Contender],
+    rounds: int,
+    seconds: float,
+    clock: Clock = wall_clock,
+    accuracy: gate.Accuracy | None = None,
+) -> Row:
+    """Check the results of a row's contenders, time those that are right, and return the row; see `run_row`."""
+    pass_ = row.pass_
     entered: dict[str, Compute] = {}
     ours: tuple[Array, ...] = ()
     for contender in contenders:
@@ -66,17 +76,17 @@ def run_row(layer: Layer, pass_: TimedPass, contenders: list[Contender], rounds:
             row.notes[contender.name] = one_line(error)
             continue
         if contender.name == OURS:
-            row.error = gate.against_definition(operands, pass_, arrays)
+            row.error = gate.against_definition(operands, pass_, arrays, accuracy=accuracy)
             if row.error is not None:
                 return row
             ours = arrays
-        elif wrong := gate.against_ours(layer.problem, pass_, ours, arrays):
+        elif wrong := gate.against_ours(operands.problem, pass_, ours, arrays, accuracy):
             row.notes[contender.name] = f"wrong, not timed: {wrong}"
             row.disagrees.append(contender.name)
             continue
         entered[contender.name] = compute
     del ours, arrays
-    times = interleaved(list(entered.values()), rounds, seconds / len(entered))
+    times = interleaved(list(entered.values()), rounds, seconds / len(entered), clock)
     row.times = dict(zip(entered, times))
     return row
 
@@ -96,19 +106,20 @@ def first_result(contender: Contender, operands: Operands, pass_: TimedPass) -> 
 
 
 def _try_piece(contender: Contender, problem: Problem, pass_: TimedPass) -> None:
-    if problem.flops < _SURELY_FAST:
+    if problem.flops < contender.surely_fast:
         return
     small = piece(problem, _TRIAL_SHARE)
     compute = contender.compute(Operands(small), pass_)
-    seconds = _seconds(compute)
+    seconds = _seconds(contender, compute)
     if seconds < HOPELESS:  # else even compilation is no excuse
-        seconds = _seconds(compute)
+        seconds = _seconds(contender, compute)
     expected = seconds * problem.flops / small.flops
     if expected > HOPELESS:
         raise TooSlowError(f"about {expected:.0f} s a call, judged by {small}")
 
 
-def _seconds(call: Compute) -> float:
+def _seconds(contender: Contender, call: Compute) -> float:
     start = time.perf_counter()
     call()
+    contender.wait()
     return time.perf_counter() - start

@@ -8,6 +8,7 @@ from fastdeconv.bench.results import OURS, Results, Row, geometric_mean
 from fastdeconv.bench.timing import Times
 from fastdeconv.tuning import milliseconds
 
+LEGEND = "×: the best peer's median over ours. roof: the least time the direct method needs on this machine, over ours."
 _LAYER, _KERNEL, _OURS, _LEAST = 21, 23, 24, 10
 
 
@@ -18,16 +19,24 @@ def spread(times: Times) -> str:
 
 def header(results: Results) -> str:
     """Return what was measured, where and how."""
+    lines = [
+        about(results),
+        f"Medians in milliseconds of up to {results.rounds} interleaved rounds, {results.threads} threads; "
+        "ours with p20–p80. Every contender allocates its result.",
+        LEGEND,
+    ]
+    return "\n".join(lines)
+
+
+def about(results: Results) -> str:
+    """Return what was measured, and where."""
     limits = results.limits
     peaks = ", ".join(f"{flops / 1e9:.0f} GFLOP/s {dtype}" for dtype, flops in limits.flops.items())
     lines = [
         *(f"{name:12}{text}" for name, text in results.machine.items()),
         f"{'versions':12}{', '.join(f'{name} {version}' for name, version in results.versions.items())}",
         f"{'limits':12}{peaks}, copy {limits.bytes / 1e9:.1f} GB/s",
-        *(f"{name:12}left out: {reason}" for name, reason in results.left_out.items()),
-        f"Medians in milliseconds of up to {results.rounds} interleaved rounds, {results.threads} threads; "
-        "ours with p20–p80. Every contender allocates its result.",
-        "×: the best peer's median over ours. roof: the least time the direct method needs on this machine, over ours.",
+        *(f"{name:11} left out: {reason}" for name, reason in results.left_out.items()),
     ]
     return "\n".join(lines)
 

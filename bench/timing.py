@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+# ``clock(call, repeats)`` makes so many calls and returns the seconds that they take together.
+Clock = Callable[[Callable[[], Any], int], float]
+
 # A measurement lasts at least so long: shorter calls are repeated within it.
 _SHORTEST = 5e-3  # seconds
 # Up to here calls that do not count come first: they wake the library's threads and bring its data back into cache.
@@ -33,6 +36,14 @@ def summary(seconds: Sequence[float]) -> Times:
     return Times(float(min(seconds)), p20, median, p80, len(seconds))
 
 
+def wall_clock(call: Callable[[], Any], repeats: int) -> float:
+    """Time calls that wait for their results."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return time.perf_counter() - start
+
+
 class Measurement:
     """Repeated timing of one call.
 
@@ -42,10 +53,12 @@ class Measurement:
         Already called once, so that nothing is compiled any more.
     seconds : float
         What may be spent on it, in all; one measurement is always taken.
+    clock : callable
     """
 
-    def __init__(self, call: Callable[[], Any], seconds: float) -> None:
+    def __init__(self, call: Callable[[], Any], seconds: float, clock: Clock = wall_clock) -> None:
         self._call = call
+        self._clock = clock
         self._left = seconds
         self.taken: list[float] = []
         first = self._timed(1)
@@ -55,10 +68,7 @@ class Measurement:
             self.taken.append(first)
 
     def _timed(self, repeats: int) -> float:
-        start = time.perf_counter()
-        for _ in range(repeats):
-            self._call()
-        elapsed = time.perf_counter() - start
+        elapsed = self._clock(self._call, repeats)
         self._left -= elapsed
         return elapsed / repeats
 
@@ -71,7 +81,9 @@ class Measurement:
         self.taken.append(self._timed(self._repeats))
 
 
-def interleaved(calls: Sequence[Callable[[], Any]], rounds: int, seconds: float) -> list[Times]:
+def interleaved(
+    calls: Sequence[Callable[[], Any]], rounds: int, seconds: float, clock: Clock = wall_clock
+) -> list[Times]:
     """Time every call once a round, in turn, so that a drift of the machine's speed meets all alike.
 
     Parameters
@@ -82,6 +94,7 @@ def interleaved(calls: Sequence[Callable[[], Any]], rounds: int, seconds: float)
         Measurements of each call.
     seconds : float
         Time for each call over all rounds: one that takes longer gets fewer rounds.
+    clock : callable
     """
     measurements = []
     collects = gc.isenabled()
@@ -89,7 +102,7 @@ def interleaved(calls: Sequence[Callable[[], Any]], rounds: int, seconds: float)
     try:
         for call in calls:
             settle()
-            measurements.append(Measurement(call, seconds))
+            measurements.append(Measurement(call, seconds, clock))
         for _ in range(rounds):
             for measurement in measurements:
                 settle()

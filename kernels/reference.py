@@ -18,7 +18,7 @@ from fastdeconv.kernels.geometry import Bound, Geometry, Implementation, Run, ne
 Array = NDArray[Any]
 
 
-def _taps(g: Geometry) -> Iterator[tuple[Any, Any]]:
+def taps(g: Geometry) -> Iterator[tuple[Any, Any]]:
     """Yield each tap with the part of the uncropped output that it reaches, one element for each input element."""
     for tap in np.ndindex(g.kernel):
         yield (
@@ -27,7 +27,8 @@ def _taps(g: Geometry) -> Iterator[tuple[Any, Any]]:
         )
 
 
-def _full_shape(g: Geometry) -> tuple[int, ...]:
+def full_shape(g: Geometry) -> tuple[int, ...]:
+    """Return the shape of the output before it is cropped, as large as every tap needs."""
     size = (
         max(s * (i - 1) + d * (k - 1) + 1, p + o)
         for s, i, d, k, p, o in zip(g.stride, g.input, g.dilation, g.kernel, g.padding, g.output)
@@ -37,7 +38,7 @@ def _full_shape(g: Geometry) -> tuple[int, ...]:
 
 def _uncropped(g: Geometry) -> tuple[Array, Array]:
     """Return zeros as large as every tap needs, and a view of the part that is the output."""
-    full = np.zeros(_full_shape(g), g.dtype)
+    full = np.zeros(full_shape(g), g.dtype)
     return full, full[:, :, *(slice(p, p + o) for p, o in zip(g.padding, g.output))]
 
 
@@ -46,7 +47,7 @@ def _forward(g: Geometry) -> Run:
         full, inside = _uncropped(g)
         x = x.reshape(g.batch, g.groups, g.group_in, -1)
         w = w.reshape(g.groups, g.group_in, g.group_out, *g.kernel).swapaxes(1, 2)
-        for tap, at in _taps(g):
+        for tap, at in taps(g):
             full[:, :, *at] += (w[:, :, :, *tap] @ x).reshape(g.batch, g.out_channels, *g.input)
         y[:] = (inside if bias is None else inside + bias.reshape(-1, 1, 1, 1)).reshape(-1)
 
@@ -59,7 +60,7 @@ def _input_grad(g: Geometry) -> Run:
         inside[...] = gy.reshape(g.output_shape)
         w = w.reshape(g.groups, g.group_in, g.group_out, *g.kernel)
         gx[:] = 0
-        for tap, at in _taps(g):
+        for tap, at in taps(g):
             reached = full[:, :, *at].reshape(g.batch, g.groups, g.group_out, -1)
             gx += (w[:, :, :, *tap] @ reached).reshape(-1)
 
@@ -72,7 +73,7 @@ def _weight_grad(g: Geometry) -> Run:
         inside[...] = gy.reshape(g.output_shape)
         gw = gw.reshape(g.weight_shape)
         x = x.reshape(g.batch, g.groups, g.group_in, -1)
-        for tap, at in _taps(g):
+        for tap, at in taps(g):
             reached = full[:, :, *at].reshape(g.batch, g.groups, g.group_out, -1)
             gw[:, :, *tap] = (x @ reached.swapaxes(2, 3)).sum(0).reshape(g.in_channels, g.group_out)
 
@@ -92,7 +93,7 @@ def _quietly(bind: Callable[[Geometry], Run], operands: int) -> Callable[[Geomet
         channels = max(g.in_channels, g.out_channels)
         copies = max(g.batch * channels * math.prod(g.input), math.prod(g.output_shape))
         product = g.batch * g.in_channels * g.group_out
-        elements = math.prod(_full_shape(g)) + operands * copies + product + 3 * np.getbufsize()  # NumPy's own
+        elements = math.prod(full_shape(g)) + operands * copies + product + 3 * np.getbufsize()  # NumPy's own
         return Bound(run_quiet, elements * np.dtype(g.dtype).itemsize)
 
     return bind_quiet

@@ -7,6 +7,7 @@ stream.
 
 import importlib.machinery
 import sys
+import time
 import types
 
 import numpy as np
@@ -56,6 +57,8 @@ class Device:
 
     compute_capability = property(lambda self: STATE.capability)
     attributes = property(lambda self: ATTRIBUTES)
+
+    mem_info = property(lambda self: (2**33, 2**34))
 
     def __enter__(self):
         self.before, STATE.current = STATE.current, self.id
@@ -119,6 +122,9 @@ class ndarray:  # noqa: N801
     def __sub__(self, other):
         return self._wrapped(self._array - other._array)
 
+    def __abs__(self):
+        return self._wrapped(abs(self._array))
+
     def __array__(self, *_, **__):
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
 
@@ -177,6 +183,20 @@ class Stream:
         STATE.stream = self.before
 
 
+class Event:
+    """A mark in a stream; here everything is done at once."""
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        STATE.synchronized += 1
+
+
+def get_elapsed_time(start, end):
+    return 1e3 * (end.at - start.at)
+
+
 def get_device_count():
     if STATE.count < 0:
         raise CUDARuntimeError(
@@ -204,6 +224,10 @@ def asarray(value, dtype=None):
     return ndarray(np.array(value))
 
 
+def from_dlpack(value):
+    return ndarray(np.array(np.from_dlpack(value))) if hasattr(value, "__dlpack__") else asarray(value)
+
+
 def ascontiguousarray(array):
     return array if array.flags.c_contiguous else array.copy("C")
 
@@ -216,6 +240,26 @@ def empty(shape, dtype="float64"):
     made = np.empty(shape, dtype)
     made.reshape(-1).view(np.uint8)[:] = 0xFF
     return ndarray(made)
+
+
+def zeros(shape, dtype="float64"):
+    return ndarray(np.zeros(shape, dtype))
+
+
+def ones(shape, dtype="float64"):
+    return ndarray(np.ones(shape, dtype))
+
+
+def copyto(target, source):
+    np.copyto(target._array, source._array)
+
+
+def matmul(a, b, out=None):
+    product = a._array @ b._array
+    if out is None:
+        return ndarray(product)
+    out._array[...] = product
+    return out
 
 
 def may_share_memory(a, b):
@@ -234,16 +278,19 @@ def install(monkeypatch, **state):
     fake.__version__ = "14.0 (a fake)"
     fake.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
     for name, value in {
-        "ndarray": ndarray, "asarray": asarray, "array": array, "empty": empty, "from_dlpack": asarray,
+        "ndarray": ndarray, "asarray": asarray, "array": array, "empty": empty, "from_dlpack": from_dlpack,
         "ascontiguousarray": ascontiguousarray, "may_share_memory": may_share_memory,
+        "zeros": zeros, "ones": ones, "copyto": copyto, "matmul": matmul,
     }.items():  # fmt: skip
         setattr(fake, name, value)
     runtime = types.SimpleNamespace(
         getDeviceCount=get_device_count, getDevice=lambda: STATE.current, CUDARuntimeError=CUDARuntimeError,
-        getDeviceProperties=lambda index: {"name": b"Fake GPU"},
+        getDeviceProperties=lambda index: {"name": b"Fake GPU"}, driverGetVersion=lambda: 13010,
+        runtimeGetVersion=lambda: 13000,
     )  # fmt: skip
     fake.cuda = types.SimpleNamespace(
-        Device=Device, Stream=Stream, runtime=runtime, alloc=alloc, get_current_stream=lambda: Stream(STATE.stream),
+        Device=Device, Stream=Stream, Event=Event, get_elapsed_time=get_elapsed_time, runtime=runtime, alloc=alloc,
+        get_current_stream=lambda: Stream(STATE.stream),
         function=types.SimpleNamespace(Module=Module), driver=types.SimpleNamespace(CUDADriverError=CUDADriverError),
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "cupy", fake)

@@ -42,6 +42,8 @@ class Contender(ABC):
         Those that the library has.
     is_peer : bool
         Whether it is another library than ours.
+    surely_fast : float
+        Flops of layers that are not worth a trial on a piece of them.
     """
 
     name: ClassVar[str]
@@ -50,6 +52,7 @@ class Contender(ABC):
     conditions: ClassVar[str]
     passes: ClassVar[tuple[TimedPass, ...]] = TIMED
     is_peer: ClassVar[bool] = True
+    surely_fast: ClassVar[float] = 50e6
 
     @abstractmethod
     def __init__(self, threads: int) -> None: ...
@@ -65,13 +68,17 @@ class Contender(ABC):
 
     @abstractmethod
     def compute(self, operands: Operands, pass_: TimedPass) -> Compute:
-        """Return a function that computes the pass and waits for the result.
+        """Return a function that computes the pass, and waits for the result unless `wait` does.
 
         Raises
         ------
         UnsupportedError
             The library cannot do this.
         """
+
+    def wait(self) -> None:
+        """Wait for what calls have begun: for nothing, where they wait themselves."""
+        return
 
     @abstractmethod
     def arrays(self, value: Any, operands: Operands, pass_: TimedPass) -> tuple[Array, ...]:

@@ -26,22 +26,22 @@ class Fastdeconv(Contender):
     def compute(self, operands: Operands, pass_: TimedPass) -> Compute:
         """Return a function that computes the pass."""
         p, x, w, gy = operands.problem, operands.x, operands.w, operands.gy
-        parameters = _parameters(p)
+        keywords = parameters(p)
         forward = getattr(fd, f"conv_transpose{p.ndim}d")
         if pass_ == "forward":
-            return lambda: forward(x, w, **parameters)
+            return lambda: forward(x, w, **keywords)
         if pass_ == "input_grad":
             input_grad = getattr(fd.grad, f"conv_transpose{p.ndim}d_input")
-            return lambda: input_grad(x.shape, w, gy, **parameters)
+            return lambda: input_grad(x.shape, w, gy, **keywords)
         if pass_ == "weight_grad":
             weight_grad = getattr(fd.grad, f"conv_transpose{p.ndim}d_weight")
-            return lambda: weight_grad(x, w.shape, gy, **parameters)
+            return lambda: weight_grad(x, w.shape, gy, **keywords)
         vjp = getattr(fd, f"conv_transpose{p.ndim}d_vjp")
         rate = w.dtype.type(LEARNING_RATE)
 
         def step() -> Any:
-            y = forward(x, w, **parameters)
-            gx, gw, _ = vjp(gy, x, w, **parameters)
+            y = forward(x, w, **keywords)
+            gx, gw, _ = vjp(gy, x, w, **keywords)
             return y, gx, w - rate * gw
 
         return step
@@ -60,10 +60,11 @@ class FastdeconvPrepared(Fastdeconv):
 
     def compute(self, operands: Operands, pass_: TimedPass) -> Compute:
         """Return a function that computes the forward pass."""
-        return partial(fd.prepare(operands.w, **_parameters(operands.problem)), operands.x)
+        return partial(fd.prepare(operands.w, **parameters(operands.problem)), operands.x)
 
 
-def _parameters(problem: Problem) -> dict[str, Any]:
+def parameters(problem: Problem) -> dict[str, Any]:
+    """Return the keywords of a call."""
     return {
         "stride": problem.stride, "padding": problem.padding, "output_padding": problem.output_padding,
         "groups": problem.groups, "dilation": problem.dilation,

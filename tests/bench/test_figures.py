@@ -162,3 +162,13 @@ def test_variants():
 def test_geometric_mean_of_many():
     assert geometric_mean([1e-3, 1e3, 1.0]) == pytest.approx(1.0)
     assert math.isfinite(geometric_mean([1e300] * 10))
+
+
+def test_a_page_on_a_gpu():
+    found = results([row(fastdeconv=2.0, cudnn=4.0)], ("cudnn", "cudnn_cl", "cupy"), machine={"gpu": "a GPU"})
+    found.sections["targets"] = [{"precision": "float32", "mean": 2.0}]
+    page = report.page(found)
+    assert "Incomplete" not in page
+    assert "by CUDA events of up to 3 rounds" in page
+    assert "-o docs/benchmarks-gpu.md" in page
+    assert "## cuDNN's time over ours, same layout and precision" in page
