@@ -134,7 +134,14 @@ class ndarray:  # noqa: N801
 
     def get(self, out=None):
         STATE.transfers.append(("down", self._array.nbytes))
-        return self._array.copy()
+        if out is None:
+            return self._array.copy()
+        out[...] = self._array
+        return out
+
+    def set(self, array):
+        STATE.transfers.append(("up", array.nbytes))
+        self._array[...] = array
 
 
 def _host(value):

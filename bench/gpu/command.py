@@ -87,6 +87,7 @@ class _Run:
         self._index = number(self._place)
         self._clock = EventClock()
         self._tallies = checks.tallies(passes)
+        self._failed = False  # of a section
         self._results = Results(
             command=f"fastdeconv {shlex.join(options.arguments)}",
             date=datetime.now(UTC).isoformat(timespec="minutes"),
@@ -113,7 +114,7 @@ class _Run:
             self._results.sections[sections.CHECKS] = [tally.row() for tally in self._tallies.values()]
             if self._json:
                 self._results.write(self._json)
-        return int(self._wrong() or any(row.error or row.disagrees for row in self._results.rows))
+        return int(self._failed or self._wrong() or any(row.error or row.disagrees for row in self._results.rows))
 
     def _wrong(self) -> bool:
         return any(tally.wrong for tally in self._tallies.values())
@@ -220,7 +221,11 @@ class _Run:
         for section in sections.SECTIONS:
             if section.timed and (self._wrong() or time.perf_counter() > self._end(1)):
                 continue
-            rows = section.run(self._results, self._layers)
+            try:
+                rows = section.run(self._results, self._layers)
+            except Exception as error:  # what was measured before is not lost
+                self._failed = True
+                rows = [{"error": f"{type(error).__name__}: {one_line(error)}"}]
             if rows:
                 self._results.sections[section.name] = rows
                 print(table.section(section.title, rows), flush=True)

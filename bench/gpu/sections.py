@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastdeconv.bench.contenders.base import Compute, Contender, UnsupportedError
-from fastdeconv.bench.gpu import contenders
+from fastdeconv.bench.gpu import contenders, overlap
 from fastdeconv.bench.gpu.precisions import PRECISIONS
 from fastdeconv.bench.layers import Layer
 from fastdeconv.bench.operands import Operands
@@ -93,5 +93,11 @@ SECTIONS = (
         timed=False,
     ),
     Section("host", "What a call costs the host, float32, the smallest layer", host, timed=True),
+    Section(
+        "overlap",
+        "fd.batch.map from and to the host, float32: share is the time of its slowest part alone over that of all",
+        lambda results, layers: overlap.share(layers),
+        timed=True,
+    ),
 )
 TITLES = {CHECKS: "Checks of each kernel on the device"} | {section.name: section.title for section in SECTIONS}

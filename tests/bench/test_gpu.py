@@ -3,15 +3,19 @@
 import json
 import re
 import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import fake_cupy
+import numpy as np
 import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda compiles the kernels")
 
 import fastdeconv as fd
-from fastdeconv.bench.gpu import checks, contenders, device, limits, simulator
+from fastdeconv.bench.gpu import checks, contenders, device, limits, overlap, simulator
 from fastdeconv.bench.gpu.precisions import PRECISIONS
+from fastdeconv.bench.layers import select
 from fastdeconv.bench.results import Results
 from fastdeconv.cli import main
 from fastdeconv.cuda import plan, runtime
@@ -197,3 +201,35 @@ def test_a_row_that_fails_does_not_end_the_run(gpu, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "WRONG, not timed: MemoryError: out of memory: 16 GiB; forward mb1ic2" in out
     assert "What a call costs the host" in out
+
+
+def test_a_section_that_fails_is_told(gpu, capsys, monkeypatch):
+    monkeypatch.setattr("fastdeconv.bench.gpu.sections._launching", lambda *_: 1 / 0)
+    assert bench("--precision", "float32", "--pass", "weight_grad") == 1
+    assert "ZeroDivisionError: division by zero" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", [0, 1])
+def test_overlap(gpu, monkeypatch, fault):
+    """On a stand-in that does one item after the other, and then one that is wrong."""
+
+    def in_turn(function, source, device, out):
+        assert device == "cuda"
+        for row, item in zip(out, source):
+            row[...] = function(fake_cupy.asarray(item[None])).get()[0] + fault
+
+    batch, cupyx = ModuleType("fastdeconv.batch"), ModuleType("cupyx")
+    batch.map, cupyx.empty_pinned = in_turn, np.empty
+    batch.__spec__ = ModuleSpec("fastdeconv.batch", None)
+    monkeypatch.setitem(sys.modules, "fastdeconv.batch", batch)
+    monkeypatch.setitem(sys.modules, "cupyx", cupyx)
+    monkeypatch.setattr(overlap, "_SOURCE", 1)
+    monkeypatch.setattr(overlap, "_PART", 1)
+    if fault:
+        with pytest.raises(RuntimeError, match=r"fd\.batch\.map is wrong in item 0: forward differs by up to 1"):
+            overlap.share(select(TINY))
+        return
+    (row,) = overlap.share(select(TINY))
+    assert (row["items"], row["of"]) == (1, "compute")
+    assert 0 < row["share"] < 1.5
+    assert {"upload s", "compute s", "download s", "all s"} <= row.keys()
