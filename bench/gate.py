@@ -53,7 +53,7 @@ def _parts(pass_: TimedPass) -> tuple[_Part, ...]:
 
 
 def against_definition(
-    operands: Operands, pass_: TimedPass, arrays: tuple[Array, ...], seed: int = 0, accuracy: Accuracy | None = None
+    operands: Operands, pass_: TimedPass, arrays: tuple[Array, ...], accuracy: Accuracy | None = None, seed: int = 0
 ) -> str | None:
     """Compare the corners and some drawn elements with the sum that defines them; return what is wrong, or None."""
     problem = operands.problem

@@ -40,7 +40,7 @@ class Row:
     source: str
     problem: str
     pass_: TimedPass
-    dtype: str
+    dtype: str  # on a GPU the precision: "tf32" is one of float32
     kernel: str
     flops: int
     bytes: int

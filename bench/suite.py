@@ -76,7 +76,7 @@ def measure(
             row.notes[contender.name] = one_line(error)
             continue
         if contender.name == OURS:
-            row.error = gate.against_definition(operands, pass_, arrays, accuracy=accuracy)
+            row.error = gate.against_definition(operands, pass_, arrays, accuracy)
             if row.error is not None:
                 return row
             ours = arrays

@@ -67,14 +67,28 @@ _SHOWN = 5  # wrong results of one kernel
 _LARGEST = 4  # of the integers
 
 
+class Memory(NamedTuple):
+    """How the arrays of a check lie."""
+
+    channels_last: bool  # of activations
+    offset: int  # elements before each array: vector accesses may not take it to be aligned
+
+    def __str__(self) -> str:
+        return f"channels {'last' if self.channels_last else 'first'}{', unaligned' if self.offset else ''}"
+
+
+ALIGNED = (Memory(False, 0), Memory(True, 0))
+MEMORY = (*ALIGNED, Memory(False, 1), Memory(True, 1))
+
+
 class Check(NamedTuple):
-    """One case for one implementation, with arrays in one layout."""
+    """One case for one implementation."""
 
     implementation: DeviceImplementation
     pass_: Pass
     case: str
     problem: Problem
-    channels_last: bool
+    memory: Memory
     target: Target
 
     @property
@@ -88,8 +102,7 @@ class Check(NamedTuple):
         return exactness("tf32" if self.target.tf32 else self.problem.dtype)
 
     def __str__(self) -> str:
-        layout = "channels last" if self.channels_last else "channels first"
-        return f"{self.pass_} {self.implementation.name} {self.case}, {layout}: {self.problem}"
+        return f"{self.pass_} {self.implementation.name} {self.case}, {self.memory}: {self.problem}"
 
 
 # Runs a check's implementation on its inputs, by the names of launches, and returns the result with channels first.
@@ -173,8 +186,10 @@ def tallies(passes: Sequence[Pass] = PASSES, simulated: bool = False) -> Tallies
     return found
 
 
-def planned(target: Target, dtypes: Sequence[str] = CUDA, most: int | None = None) -> Iterator[Check]:
-    """Yield checks of every entry of the device tables: each case, layout and element type that it serves.
+def planned(
+    target: Target, dtypes: Sequence[str] = CUDA, most: int | None = None, memory: Sequence[Memory] = MEMORY
+) -> Iterator[Check]:
+    """Yield checks of every entry of the device tables: each case and type that it serves, in memory of each kind.
 
     Parameters
     ----------
@@ -183,6 +198,7 @@ def planned(target: Target, dtypes: Sequence[str] = CUDA, most: int | None = Non
     dtypes : sequence of str
     most : int, optional
         Flops of the largest case.
+    memory : sequence of Memory
     """
     for case, problem in CASES.items():
         if most is not None and problem.flops > most:
@@ -193,8 +209,8 @@ def planned(target: Target, dtypes: Sequence[str] = CUDA, most: int | None = Non
                 for each in plan.TABLES[pass_]:
                     serving = _serving(each, geometry_of(typed), target)
                     if serving is not None:
-                        for channels_last in (False, True):
-                            yield Check(each, pass_, case, typed, channels_last, serving)
+                        for lies in memory:
+                            yield Check(each, pass_, case, typed, lies, serving)
 
 
 def _serving(implementation: DeviceImplementation, g: Geometry, target: Target) -> Target | None:
@@ -233,7 +249,7 @@ def _wrong(check: Check, execute: Execute, floats: bool) -> str | None:
     first, second = activations(g, pass_)
     shapes = {
         "source": first, "x": first, "gy": second, "weight": g.weight_shape,
-        "bias": None if check.channels_last else (g.out_channels,),  # in one of the layouts
+        "bias": None if check.memory.channels_last else (g.out_channels,),  # in one of the layouts
     }  # fmt: skip
     return compare(
         {name: shapes[name] for name in NAMES[pass_][:-1]},
@@ -322,7 +338,7 @@ def poisoned(check: Check) -> Array:
 
 def channels_last(name: str, array: Array, check: Check) -> bool:
     """Tell whether an array of a check is to lie in memory with channels last: activations are."""
-    return check.channels_last and array.ndim == 5 and name not in _weights(check.pass_)
+    return check.memory.channels_last and array.ndim == 5 and name not in _weights(check.pass_)
 
 
 def _weights(pass_: Pass) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from fastdeconv.bench.gpu.checks import (
     Check,
     DeviceLostError,
     Execute,
+    Memory,
     Tallies,
     Tally,
     channels_last,
@@ -86,7 +87,9 @@ def executor(index: int) -> Execute:
         run = DeviceRun(check.implementation, check.geometry, check.pass_, 3, index, check.target)
         named = inputs | {"out": poisoned(check)}
         arrays = [
-            None if (array := named[name]) is None else _up(array, channels_last(name, array, check))
+            None
+            if (array := named[name]) is None
+            else _up(array, Memory(channels_last(name, array, check), check.memory.offset))
             for name in NAMES[check.pass_]
         ]
 
@@ -104,32 +107,32 @@ def check_bias(dtypes: Sequence[str], found: Tallies, end: float) -> None:
     tally = found["bias_grad", "public call"] = Tally("bias_grad", "public call")
     for case, problem in checks.CASES.items():
         for dtype in dtypes:
-            for last in (False, True):
-                layout = "channels last" if last else "channels first"
-                words = f"bias_grad {case}, {layout}: {replace(problem, dtype=dtype)}"
-                tally.add(partial(_wrong_bias, problem, dtype, last), dtype, words, end)
+            for memory in checks.MEMORY:
+                words = f"bias_grad {case}, {memory}: {replace(problem, dtype=dtype)}"
+                tally.add(partial(_wrong_bias, problem, dtype, memory), dtype, words, end)
 
 
-def _wrong_bias(problem: Problem, dtype: str, last: bool) -> str | None:
+def _wrong_bias(problem: Problem, dtype: str, memory: Memory) -> str | None:
     call = getattr(fd.grad, f"conv_transpose{problem.ndim}d_bias")
     others = (0, *range(2, problem.ndim + 2))
     return compare(
         {"gy": problem.output_shape},
         dtype,
-        lambda inputs: _guarded(lambda: call(_up(inputs["gy"], last))),
+        lambda inputs: _guarded(lambda: call(_up(inputs["gy"], memory))),
         lambda inputs: np.asarray(inputs["gy"].sum(others)),
         problem.batch * math.prod(problem.output_size),
         exactness(dtype),
     )
 
 
-def _up(array: Any, last: bool) -> Any:
-    """Return an array on the device, with channels last in memory if asked for."""
+def _up(array: Any, memory: Memory) -> Any:
+    """Return an array on the device."""
     cp = runtime.cupy()
-    if not last:
-        return cp.asarray(array)
-    axes = (0, array.ndim - 1, *range(1, array.ndim - 1))
-    return cp.asarray(np.ascontiguousarray(np.moveaxis(array, 1, -1))).transpose(axes)
+    host = np.ascontiguousarray(np.moveaxis(array, 1, -1) if memory.channels_last else array)
+    whole = cp.empty(memory.offset + host.size, host.dtype)
+    whole[memory.offset :] = cp.asarray(host.reshape(-1))
+    there = whole[memory.offset :].reshape(host.shape)
+    return there.transpose(0, array.ndim - 1, *range(1, array.ndim - 1)) if memory.channels_last else there
 
 
 def _guarded(compute: Callable[[], Any]) -> Array:

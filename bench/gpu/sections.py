@@ -13,7 +13,6 @@ from fastdeconv.bench.layers import Layer
 from fastdeconv.bench.operands import Operands
 from fastdeconv.bench.results import Results, geometric_mean
 from fastdeconv.bench.timing import summary
-from fastdeconv.problem import PASSES
 
 Rows = list[dict[str, Any]]
 
@@ -51,7 +50,7 @@ def host(results: Results, layers: list[Layer]) -> Rows:
     operands = Operands(layer.problem)
     started, _ = contenders.start(PRECISIONS["float32"])
     found: Rows = []
-    for pass_ in PASSES:
+    for pass_ in dict.fromkeys(row.pass_ for row in results.rows):
         row: dict[str, Any] = {"layer": layer.name, "pass": pass_}
         for contender in started:
             try:

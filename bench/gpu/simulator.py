@@ -71,7 +71,7 @@ def few() -> list[Check]:
     """Return some checks of each kernel: in turn, so that each has its first before any has its second."""
     taken: Counter[tuple[Pass, str, str]] = Counter()
     few = []
-    for check in checks.planned(_TARGET, _dtypes(), _FLOPS):
+    for check in checks.planned(_TARGET, _dtypes(), _FLOPS, checks.ALIGNED):
         dtype = check.problem.dtype
         key = check.pass_, check.implementation.name, dtype
         if taken[key] < (_FLOAT32_CHECKS if dtype == "float32" else _OTHER_CHECKS):
