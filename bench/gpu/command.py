@@ -69,7 +69,7 @@ def _rehearse(chosen: list[Layer], passes: list[Pass], precisions: list[Precisio
     print("\n".join(f"  {layer.name:21}{layer.problem}" for layer in chosen))
     print("with these contenders, as far as they are installed:")
     print("\n".join(f"  {kind.name:21}{kind.conditions}" for kind in contenders.CONTENDERS))
-    print("No time was measured, and none is predicted." if status == 0 else "A kernel is wrong: see above.")
+    print("No time was measured, and none is predicted." if status == 0 else "Not every kernel is right: see above.")
     return status
 
 

@@ -70,14 +70,14 @@ def main() -> int:
 def few() -> list[Check]:
     """Return some checks of each kernel: in turn, so that each has its first before any has its second."""
     taken: Counter[tuple[Pass, str, str]] = Counter()
-    few = []
+    chosen = []
     for check in checks.planned(_TARGET, _dtypes(), _FLOPS, checks.ALIGNED):
         dtype = check.problem.dtype
         key = check.pass_, check.implementation.name, dtype
         if taken[key] < (_FLOAT32_CHECKS if dtype == "float32" else _OTHER_CHECKS):
-            few.append((taken[key], dtype != "float32", check))
+            chosen.append((taken[key], dtype != "float32", check))
         taken[key] += 1
-    return [check for *_, check in sorted(few, key=lambda each: each[:2])]
+    return [check for *_, check in sorted(chosen, key=lambda each: each[:2])]
 
 
 def _dtypes() -> list[str]:
