@@ -5,6 +5,7 @@ of NumPy refuse its arrays, and a kernel runs on the device it was loaded on onl
 stream.
 """
 
+import contextlib
 import importlib.machinery
 import sys
 import time
@@ -132,14 +133,14 @@ class ndarray:  # noqa: N801
     device = property(lambda self: Device(self._device))
     data = property(lambda self: Pointer(self._array))
 
-    def get(self, out=None):
+    def get(self, stream=None, out=None, blocking=True):
         STATE.transfers.append(("down", self._array.nbytes))
         if out is None:
             return self._array.copy()
         out[...] = self._array
         return out
 
-    def set(self, array):
+    def set(self, array, stream=None):
         STATE.transfers.append(("up", array.nbytes))
         self._array[...] = array
 
@@ -175,9 +176,28 @@ class Module:
         return Function(self, name)
 
 
+class MemoryPool:
+    """Has as much as is asked for."""
+
+    def malloc(self, nbytes):
+        return alloc(nbytes)
+
+    def set_limit(self, size):
+        assert size > 0
+
+    def free_all_blocks(self):
+        pass
+
+
 class Stream:
-    def __init__(self, number=0):
+    def __init__(self, number=0, non_blocking=False):
         self.number = number
+
+    def record(self):
+        return Event()
+
+    def wait_event(self, event):
+        pass
 
     def synchronize(self):
         STATE.synchronized += 1
@@ -297,10 +317,15 @@ def install(monkeypatch, **state):
     )  # fmt: skip
     fake.cuda = types.SimpleNamespace(
         Device=Device, Stream=Stream, Event=Event, get_elapsed_time=get_elapsed_time, runtime=runtime, alloc=alloc,
-        get_current_stream=lambda: Stream(STATE.stream),
+        get_current_stream=lambda: Stream(STATE.stream), MemoryPool=MemoryPool,
+        using_allocator=lambda allocator: contextlib.nullcontext(),
+        memory=types.SimpleNamespace(OutOfMemoryError=MemoryError),
         function=types.SimpleNamespace(Module=Module), driver=types.SimpleNamespace(CUDADriverError=CUDADriverError),
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "cupy", fake)
+    fake_cupyx = types.ModuleType("cupyx")
+    fake_cupyx.empty_pinned = np.empty
+    monkeypatch.setitem(sys.modules, "cupyx", fake_cupyx)
     of_runtime = (_runtime.cupy, _runtime.target, _runtime.function, _runtime.ptx)
     for cached in (*of_runtime, _plan.table, _cost._limits, dispatch.choose):
         cached.cache_clear()

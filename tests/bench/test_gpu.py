@@ -5,8 +5,6 @@ import json
 import re
 import sys
 from functools import partial
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 
 import fake_cupy
 import numpy as np
@@ -32,6 +30,8 @@ def gpu(monkeypatch):
     monkeypatch.setattr(checks, "CASES", {"two_phases": checks.CASES["two_phases"]})
     monkeypatch.setattr(checks, "planned", partial(checks.planned, memory=checks.MEMORY[1:3]))
     monkeypatch.setattr(device, "CUDA", ("float32",))
+    monkeypatch.setattr(overlap, "_SOURCE", 1)
+    monkeypatch.setattr(overlap, "_PART", 1)
     monkeypatch.setattr(limits, "_SIZE", 8)
     monkeypatch.setattr(limits, "_COPIED", 64)
     monkeypatch.setattr("fastdeconv.bench.gpu.sections._CALLS", 1)
@@ -212,20 +212,13 @@ def test_a_section_that_fails_is_told(gpu, capsys, monkeypatch):
 
 @pytest.mark.parametrize("fault", [0, 1])
 def test_overlap(gpu, monkeypatch, fault):
-    """On a stand-in that does one item after the other, and then one that is wrong."""
+    """Through the fake GPU, and then with results that are wrong."""
+    whole = fd.batch.map
 
-    def in_turn(function, source, device, out):
-        assert device == "cuda"
-        for row, item in zip(out, source):
-            row[...] = function(fake_cupy.asarray(item[None])).get()[0] + fault
+    def spoiled(function, source, **keywords):
+        return whole(lambda stack: function(stack) + fake_cupy.asarray(np.float32([fault])), source, **keywords)
 
-    batch, cupyx = ModuleType("fastdeconv.batch"), ModuleType("cupyx")
-    batch.map, cupyx.empty_pinned = in_turn, np.empty
-    batch.__spec__ = ModuleSpec("fastdeconv.batch", None)
-    monkeypatch.setitem(sys.modules, "fastdeconv.batch", batch)
-    monkeypatch.setitem(sys.modules, "cupyx", cupyx)
-    monkeypatch.setattr(overlap, "_SOURCE", 1)
-    monkeypatch.setattr(overlap, "_PART", 1)
+    monkeypatch.setattr(fd.batch, "map", spoiled)
     if fault:
         with pytest.raises(RuntimeError, match=r"fd\.batch\.map is wrong in item 0: forward differs by up to 1"):
             overlap.share(select(TINY))
