@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from cases import integers, oracle
-from ptx_machine import Machine, Program
+from ptx_machine import Counts, Machine, Program
 
 from fastdeconv.dispatch import geometry_of
 from fastdeconv.kernels.cuda.device import compile_kernel, cuda
@@ -13,6 +14,8 @@ from fastdeconv.kernels.cuda.launches import Layout, Steps, Target
 
 TARGET = Target((8, 0), 108)
 PROGRAMS = {}
+# Integers up to these are exact in types of fewer bits than float32.
+EXACT = {"float16": 2**11, "bfloat16": 2**8}
 
 
 @dataclass
@@ -35,16 +38,36 @@ def laid_out(array, dtype, channels_last):
     return array, view, tuple(s // view.itemsize for s in view.strides)
 
 
-def prepared(implementation, p, pass_, channels_last=False, target=TARGET, **options):
-    """Return a `Pass`; the options go to the implementation's ``steps``."""
-    g, dtype = geometry_of(p), p.dtype
-    a, b = integers(p, pass_)
+def numpy_dtype(name):
+    """Return NumPy's dtype, that of ml_dtypes for bfloat16."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        name = ml_dtypes.bfloat16
+    return np.dtype(name)
+
+
+def prepared(
+    implementation, p, pass_, channels_last=False, target=TARGET, *, dtype=None, aligned=True, operands=integers,
+    largest=4, **options,
+):  # fmt: skip
+    """Return a `Pass` of a problem, in another type if one is given; the options go to the implementation's ``steps``.
+
+    Arrays are aligned; `aligned` is whether the implementation is told so. Integers are at most `largest`.
+    """
+    g = geometry_of(p)
+    if dtype:
+        g = g._replace(dtype=dtype)
+    dtype = numpy_dtype(g.dtype)
+    if operands is integers:
+        operands = partial(integers, limit=EXACT.get(g.dtype, 2**24), largest=largest)
+    a, b = (array.astype(dtype).astype("float64") for array in operands(p, pass_))
     want = oracle(p, pass_, a, b)
     if pass_ == "weight_grad":
         x, _, first = laid_out(a.reshape(g.input_shape), dtype, channels_last)
         gy, _, second = laid_out(b.reshape(g.output_shape), dtype, channels_last)
         out = np.full(math.prod(g.weight_shape), np.nan).astype(dtype)
-        steps = implementation.steps(g, Layout(first, second), target, **options)
+        steps = implementation.steps(g, Layout(first, second, aligned=aligned), target, **options)
         return Pass(steps, {"x": x, "gy": gy, "out": out}, out.reshape(want.shape), want)
     forward = pass_ == "forward"
     shapes = (g.input_shape, g.output_shape) if forward else (g.output_shape, g.input_shape)
@@ -53,7 +76,7 @@ def prepared(implementation, p, pass_, channels_last=False, target=TARGET, **opt
     bias = np.arange(p.out_channels).astype(dtype)
     if forward:
         want = want + np.arange(p.out_channels).reshape(-1, *[1] * p.ndim)
-    steps = implementation.steps(g, Layout(first, second, bias=forward), target, **options)
+    steps = implementation.steps(g, Layout(first, second, bias=forward, aligned=aligned), target, **options)
     arrays = {"source": source, "weight": b.reshape(-1).astype(dtype), "bias": bias, "out": out}
     return Pass(steps, arrays, view.reshape(want.shape), want)
 
@@ -71,14 +94,18 @@ def program(launch, capability=TARGET.capability):
     return PROGRAMS[key]
 
 
-def execute(work, capability=TARGET.capability):
-    """Run the launches of a `Pass` on a machine, and return it."""
+def execute(work, capability=TARGET.capability, only=None):
+    """Run the launches of a `Pass` on a machine, and return it; its counts may be those of one launch `only`."""
     machine = Machine()
     arrays = work.arrays | work.steps.tables | empty(work.steps)
     places = {name: machine.place(array) for name, array in arrays.items()}
     for launch in work.steps.launches:
         arguments = [places[a] if isinstance(a, str) else a for a in launch.arguments]
         machine.launch(program(launch, capability), launch.grid, (launch.threads,), arguments)
+        if only is launch:
+            break
+        if only:
+            machine.counts = Counts()
     return machine
 
 

@@ -401,7 +401,11 @@ class TestCache:
         assert len(compiled) == 4
 
     def test_kernels_have_names_of_their_own(self):
-        names = {identity(gather_gemm.kernel(t, i)) for t in gather_gemm.TILES for i in ("int32", "int64")}
+        names = {
+            identity(gather_gemm.kernel(tile, index, "float32", gather_gemm.Loads()))
+            for tile in gather_gemm.TILES for index in ("int32", "int64")
+        }  # fmt: skip
         assert len(names) == 2 * len(gather_gemm.TILES)
-        assert identity(weight_gemm.add_ranges) == "fastdeconv.kernels.cuda.weight_gemm.add_ranges"
+        add = weight_gemm.add_kernel("int32", "float16")
+        assert identity(add) == "fastdeconv.kernels.cuda.weight_gemm.add_kernel('int32', 'float16')"
         assert identity(lambda: None) is None

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import problem
+from cases import floats, operand_shapes, oracle, problem
 
 pytest.importorskip("numba_cuda", reason="numba-cuda compiles the kernels")
+pytest.importorskip("ml_dtypes", reason="ml_dtypes defines bfloat16")
 
-from on_machine import execute, prepared, program
+from on_machine import execute, numpy_dtype, prepared, program
 
 from fastdeconv.kernels.cuda import gather_gemm, launches, weight_gemm
 
@@ -24,58 +25,127 @@ CASES = {
     "1d": problem((3, 8, 40), (8, 5, 7), stride=4, padding=2),
     "3d": problem((1, 3, 3, 4, 3), (3, 4, 2, 3, 2), stride=(2, 1, 2), padding=(0, 1, 0)),
 }
-LAYOUTS = pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
-GATHER = {"forward": gather_gemm.FORWARD, "input_grad": gather_gemm.INPUT_GRAD}
+FAMILIES = {
+    "forward": gather_gemm.FORWARD, "input_grad": gather_gemm.INPUT_GRAD, "weight_grad": weight_gemm.WEIGHT_GRAD,
+}  # fmt: skip
+PASSES = pytest.mark.parametrize("pass_", FAMILIES)
+# Channels that fill units of every type, more than one tile of rows and of pixels, and an image's edge in each tile.
+WHOLE = problem((1, 24, 9, 17), (24, 16, 3, 3), padding=1)
 
 
-@pytest.mark.parametrize("tile", [None, gather_gemm.TILES[0]], ids=str)
-@LAYOUTS
-@pytest.mark.parametrize("pass_", ["forward", "input_grad"])
-@pytest.mark.parametrize("name", CASES)
-def test_gather_gemm(name, pass_, channels_last, tile):
-    work = prepared(GATHER[pass_], CASES[name], pass_, channels_last, tile=tile)
-    execute(work)
-    np.testing.assert_array_equal(work.got, work.want)
-
-
-@pytest.mark.parametrize("ranges", [0, 3])
-@LAYOUTS
-@pytest.mark.parametrize("name", CASES)
-def test_weight_gemm(name, channels_last, ranges):
-    work = prepared(weight_gemm.WEIGHT_GRAD, CASES[name], "weight_grad", channels_last, ranges=ranges)
-    execute(work)
-    np.testing.assert_array_equal(work.got, work.want)
-
-
-@pytest.mark.parametrize("pass_", ["forward", "input_grad", "weight_grad"])
-def test_places_of_64_bits(pass_, monkeypatch):
-    monkeypatch.setattr(launches, "SMALL", 0)
-    if pass_ == "weight_grad":
-        test_weight_gemm("groups", True, 3)
-    else:
-        test_gather_gemm("groups", pass_, True, None)
-
-
-def test_register_tiles_stay_in_registers():
-    """Sums in local memory would cost an access for each product; banks of shared memory do not conflict."""
-    work = prepared(gather_gemm.FORWARD, problem((1, 64, 8, 16), (64, 128, 3, 3), padding=1), "forward")
+def run(name_or_problem, pass_, channels_last=False, **options):
+    """Run a case and compare it with the reference bit for bit; return the machine."""
+    p = CASES.get(name_or_problem, name_or_problem) if isinstance(name_or_problem, str) else name_or_problem
+    work = prepared(FAMILIES[pass_], p, pass_, channels_last, **options)
     machine = execute(work)
-    np.testing.assert_array_equal(work.got, work.want)
-    assert program(work.steps.launches[1]).local == {}
+    np.testing.assert_array_equal(work.got.astype("float64"), work.want)
+    return machine
+
+
+@PASSES
+@pytest.mark.parametrize(("number", "name"), list(enumerate(CASES)))
+def test_float32(number, name, pass_):
+    run(name, pass_, channels_last=number % 2 == 1)
+
+
+@PASSES
+@pytest.mark.parametrize(("name", "channels_last"), [("groups", False), ("k4_s2", True)])
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_other_types(dtype, name, channels_last, pass_):
+    run(name, pass_, channels_last, dtype=dtype, largest=1)
+
+
+@PASSES
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_vectors(dtype, pass_):
+    """Channels last, so many that all accesses are of several."""
+    run(WHOLE, pass_, True, dtype=dtype, largest=1)
+
+
+@PASSES
+def test_vectors_need_alignment(pass_):
+    """Nothing is known of where arrays begin: one element an access."""
+    run(WHOLE, pass_, True, aligned=False)
+
+
+@pytest.mark.parametrize("tile", gather_gemm.TILES, ids=lambda tile: f"{tile.rows}x{tile.columns}")
+def test_tiles(tile):
+    """Rows of blocks that end before, at and after those of the problem."""
+    run("k3_s1", "forward", tile=tile)
+
+
+@pytest.mark.parametrize("ranges", [1, 3])
+def test_ranges(ranges):
+    run("k4_s2", "weight_grad", ranges=ranges)
+
+
+@PASSES
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_places_of_64_bits(dtype, pass_, monkeypatch):
+    monkeypatch.setattr(launches, "SMALL", 0)
+    run("groups", pass_, True, dtype=dtype, largest=1)
+
+
+@PASSES
+@pytest.mark.parametrize(
+    ("dtype", "channels_last"), [("float32", False), ("float32", True), ("float64", True), ("bfloat16", True)]
+)
+def test_memory(dtype, pass_, channels_last):
+    """Sums and what is loaded stay in registers; banks do not conflict; sectors are used whole where they can be."""
+    p = problem((1, 32, 4, 32), (32, 32, 1, 3), padding=(0, 1))
+    work = prepared(FAMILIES[pass_], p, pass_, channels_last, dtype=dtype)
+    launch = next(launch for launch in work.steps.launches if "gemm" in launch.kernel.__name__)
+    machine = execute(work, only=launch)
+    assert program(launch).local == {}
     assert machine.counts.wavefronts == machine.counts.ideal_wavefronts
-    assert set(machine.counts.loads) == {16}
+    assert set(machine.counts.loads) >= {16}
+    # Rows of planes that taps move by an element begin within a sector: three are read where two would be enough.
+    assert machine.counts.sectors <= (1.1 if channels_last else 1.5) * machine.counts.ideal_sectors
+
+
+@PASSES
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_float_bounds(dtype, pass_):
+    """Sums are of float32, whatever their length: beside their error there is the result's rounding alone."""
+    p = WHOLE
+    work = prepared(FAMILIES[pass_], p, pass_, dtype=dtype, operands=floats)
+    a, b = (abs(array.astype(numpy_dtype(dtype)).astype("f8")) for array in floats(p, pass_))
+    magnitudes = oracle(p, pass_, a, b) + (np.arange(16).reshape(-1, 1, 1) if pass_ == "forward" else 0)
+    execute(work)
+    half = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    bound = half * abs(work.want) * (1 + half) + p.accumulation_length(pass_) * 2.0**-24 * magnitudes
+    assert (abs(work.got.astype("f8") - work.want) <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+def test_what_is_not_finite_reaches_what_it_touches(value, dtype):
+    p = CASES["k4_s2"]
+
+    def marked(p, pass_, value=value):
+        a, b = (np.ones(shape, "f4") for shape in operand_shapes(p, pass_)[:2])
+        a[1, 3, 2, 4] = value
+        return a, b
+
+    for pass_, implementation in FAMILIES.items():
+        with np.errstate(invalid="ignore"):
+            work = prepared(implementation, p, pass_, dtype=dtype, operands=marked)
+        execute(work)
+        counted = [oracle(p, pass_, *marked(p, pass_, one)) for one in (1, 2)]
+        np.testing.assert_array_equal(~np.isfinite(work.got.astype("f4")), counted[0] != counted[1])
 
 
 SIMULATED = """
 import numpy as np
 from on_machine import prepared, simulate
-from test_cuda_machine import CASES
-from fastdeconv.kernels.cuda import gather_gemm
+from test_cuda_machine import CASES, FAMILIES
 from fastdeconv.kernels.cuda.device import SIMULATED
 assert SIMULATED
-work = prepared(gather_gemm.FORWARD, CASES["groups"], "forward", True)
-simulate(work)
-np.testing.assert_array_equal(work.got, work.want)
+for dtype, channels_last in (("float32", True), ("bfloat16", False)):
+    for pass_, implementation in FAMILIES.items():
+        work = prepared(implementation, CASES["groups"], pass_, channels_last, dtype=dtype, largest=1)
+        simulate(work)
+        np.testing.assert_array_equal(work.got.astype("float64"), work.want)
 """
 
 

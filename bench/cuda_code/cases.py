@@ -23,9 +23,15 @@ class Case(NamedTuple):
     variant : str
         What tells it from the family's others.
     descriptor : str
-        The problem, of two images or more; it stands for every element type that the family serves.
+        The problem, of two images or more.
     depth : int
         How often a sum is added to between two barriers, where there are barriers.
+    channels_last : bool
+        Of the layout, whose arrays are aligned then.
+    dtypes : tuple of str
+        Element types, those that the family serves.
+    wide : bool
+        Whether to show the kernel for arrays that need places of 64 bits, too.
     """
 
     implementation: DeviceImplementation
@@ -33,22 +39,47 @@ class Case(NamedTuple):
     variant: str
     descriptor: str
     depth: int = 0
+    channels_last: bool = False
+    dtypes: tuple[str, ...] = DTYPES
+    wide: bool = False
+
+
+FEW = ("float32",)  # of the types, for all but one variant of the largest tile
+
+
+def _gather(rows: int, channels: int, what: str, channels_last: bool = False, dtypes: tuple[str, ...] = FEW) -> Case:
+    """Return a forward pass, whose products have so many rows."""
+    sizes = f"mb2ic{channels}ih8iw8oc{rows}kh3kw3ph1pw1"
+    depth = gather_gemm.tile_for(rows, "float32").depth
+    wide = dtypes == DTYPES and not channels_last
+    return Case(gather_gemm.FORWARD, "forward", f"{what} · {rows} rows", sizes, depth, channels_last, dtypes, wide)
+
+
+def _weight(rows: int, channels: int, what: str, channels_last: bool = False, dtypes: tuple[str, ...] = FEW) -> Case:
+    """Return a weight gradient, whose products have so many rows."""
+    sizes = f"mb2ic{rows}ih8iw8oc{channels}kh3kw3ph1pw1"
+    depth = weight_gemm.tile_for(rows, "float32").depth
+    wide = dtypes == DTYPES and not channels_last
+    return Case(
+        weight_gemm.WEIGHT_GRAD, "weight_grad", f"{what} · {rows} rows", sizes, depth, channels_last, dtypes, wide
+    )
 
 
 # A new variant of a kernel is a line here: a test finds kernels that the suite's layers launch and that have none.
 CASES = (
-    *(
-        Case(
-            gather_gemm.FORWARD, "forward", f"{tile.rows} × {tile.columns}",
-            f"mb2ic16ih8iw8oc{tile.rows}kh3kw3ph1pw1", gather_gemm.DEPTH,
-        )
-        for tile in gather_gemm.TILES
-    ),
-    Case(
-        weight_gemm.WEIGHT_GRAD, "weight_grad", f"{weight_gemm.ROWS} × {weight_gemm.COLUMNS}",
-        "mb2ic16ih8iw8oc16kh3kw3ph1pw1", weight_gemm.DEPTH,
-    ),
-)  # fmt: skip
+    _gather(128, 16, "planes", dtypes=DTYPES),
+    *(_gather(rows, 16, "planes") for rows in (64, 32, 16)),
+    *(_gather(rows, 21, "odd planes") for rows in (128, 64, 32, 16)),
+    *(_gather(rows, 3, "few channels") for rows in (128, 64, 32, 16)),
+    _gather(128, 16, "channels last", True, DTYPES),
+    *(_gather(rows, 16, "channels last", True) for rows in (64, 32, 16)),
+    _gather(128, 21, "odd channels last", True),
+    _weight(128, 16, "planes", dtypes=DTYPES),
+    *(_weight(rows, 16, "planes") for rows in (64, 32)),
+    _weight(128, 16, "channels last", True, DTYPES),
+    *(_weight(rows, 16, "channels last", True) for rows in (64, 32)),
+    _weight(128, 21, "odd channels last", True),
+)
 
 
 class Key(NamedTuple):
@@ -74,7 +105,7 @@ def entries(capability: tuple[int, int]) -> dict[Key, Entry]:
     seen = set()
     found = {}
     for case in CASES:
-        for dtype in DTYPES:
+        for dtype in case.dtypes:
             geometry = geometry_of(Problem.parse(case.descriptor))._replace(dtype=dtype)
             if case.implementation.declines(geometry, target) is not None:
                 continue
@@ -85,28 +116,34 @@ def entries(capability: tuple[int, int]) -> dict[Key, Entry]:
     return found
 
 
-def layout(geometry: Geometry, pass_: Pass, batch_step: int = 0) -> Layout:
+def layout(geometry: Geometry, pass_: Pass, batch_step: int = 0, channels_last: bool = False) -> Layout:
     """Return where the arrays of a pass lie: without gaps, or with images so many elements apart."""
-    x, y = (_strides(shape, batch_step) for shape in (geometry.input_shape, geometry.output_shape))
-    return Layout(y, x) if pass_ == "input_grad" else Layout(x, y, bias=pass_ == "forward")
+    x, y = (_strides(shape, batch_step, channels_last) for shape in (geometry.input_shape, geometry.output_shape))
+    first, second = (y, x) if pass_ == "input_grad" else (x, y)
+    return Layout(first, second, bias=pass_ == "forward", aligned=True)
 
 
-def _strides(shape: tuple[int, ...], batch_step: int) -> Strides:
-    steps = [1]
-    for size in reversed(shape[1:]):
-        steps.append(steps[-1] * size)
-    return (batch_step or steps[-1], *reversed(steps[:-1]))
+def _strides(shape: tuple[int, ...], batch_step: int, channels_last: bool) -> Strides:
+    order = (0, 2, 3, 4, 1) if channels_last else range(5)
+    strides = [0] * 5
+    step = 1
+    for axis in reversed(order):
+        strides[axis] = step
+        step *= shape[axis]
+    return (batch_step or strides[0], *strides[1:])
 
 
 def _launches(case: Case, geometry: Geometry, target: Target) -> Iterator[tuple[str, Launch]]:
     """Yield launches with the bits of their places, which need 64 where the images are far enough apart."""
     narrow, wide = (
-        case.implementation.steps(geometry, layout(geometry, case.pass_, step), target).launches for step in (0, SMALL)
+        case.implementation.steps(geometry, layout(geometry, case.pass_, step, case.channels_last), target).launches
+        for step in (0, SMALL)
     )
     shared = {launch.kernel for launch in narrow} & {launch.kernel for launch in wide}
     for bits, launches in (("32", narrow), ("64", wide)):
         for launch in launches:
-            yield "–" if launch.kernel in shared else bits, launch
+            if bits == "32" or case.wide:
+                yield "–" if launch.kernel in shared else bits, launch
 
 
 def _name(launch: Launch) -> str:

@@ -166,8 +166,9 @@ def _cells(section: str) -> dict[tuple[Key, tuple[int, int]], str]:
 _PAGE = """\
 # CUDA kernels as machine code
 
-Every kernel that calls can launch, compiled for every architecture that its family supports, and what the compilers say
-of it. **Not yet run on hardware**: no figure here is a time. Generated, do not edit:
+Kernels that calls can launch, those of the largest tile for every element type, compiled for every architecture that
+their family supports, and what the compilers say of them. **Not yet run on hardware**: no figure here is a time.
+Generated, do not edit:
 
 ```sh
 pip install -e ".[bench,cuda-check]"

@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdeconv.cuda import runtime
-from fastdeconv.kernels.cuda.launches import DeviceImplementation, Launch, Layout, Scratch, Steps, Strides, Target
+from fastdeconv.kernels.cuda.launches import (
+    ALIGNED,
+    DeviceImplementation,
+    Launch,
+    Layout,
+    Scratch,
+    Steps,
+    Strides,
+    Target,
+)
 from fastdeconv.kernels.geometry import Geometry, Prepared
 from fastdeconv.problem import ITEMSIZE, Pass
 
@@ -203,7 +212,8 @@ class DeviceRun:
     def _for(self, named: dict[str, Any]) -> _Bound:
         """Return what is bound to the layout of the arrays."""
         first, second = (_strides(named[name], self._ndim) for name in self._activations)
-        layout = Layout(first, second, named.get("bias") is not None)
+        aligned = not any(a.data.ptr % ALIGNED for a in named.values() if a is not None)
+        layout = Layout(first, second, named.get("bias") is not None, aligned)
         bound = self._bound.get(layout)
         if bound is None:
             bound = _Bound(self._implementation.steps(self._geometry, layout, self._target), self._index)

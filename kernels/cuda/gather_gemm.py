@@ -4,15 +4,25 @@
 the output, columns are pixels of one phase of one batch, depth is (tap, channel). No zero is inserted and no column
 matrix is built: a thread that loads a pixel computes where it is, once for each tap.
 
-Memory: source and output of any strides, channels first or last alike · weights packed to (group, phase, block of rows,
-depth, row), zeros for what is missing · tiles of 8 × rows and 8 × columns in shared memory, twice: the next are loaded
-while one is used.
+Memory: source and output of any strides · weights packed to (group, phase, block of rows, depth, row) in the type of
+sums, zeros for what is missing · stages of 16 lines in shared memory (`tiles`), twice: the next is loaded while one is
+used. Lanes load along pixels; along channels where these are neighbours, several with one access where all are aligned.
+Results leave through shared memory, along the same axis.
 Parallel over tiles of pixels, blocks of rows, groups; no block touches another's outputs. Sums run in the order of the
 depth, so results do not depend on the grid. A NaN or Inf reaches the outputs it touches and no others.
 
-Ladder, by the machine code (nothing has run on hardware yet):
+Ladder, by the machine code for sm_80 (nothing has run on hardware yet): products in percent of the instructions from
+barrier to barrier, for float32, 128 × 128, channels first.
 1. Sums in a local array: the compiler unrolls the products, not the loop that stores them, so the array is in memory.
-2. Sums are a tuple that goes through the loop: all 64 in registers.
+2. Sums are a tuple that goes through the loop: all 64 in registers. 61.
+3. All lines of a tile unrolled by the intrinsic that multiplies, the next read before one is used: 76.
+4. Places in 32 bits throughout, no test for negative places in shared memory, no check of channels where they fill all
+   tiles, a thread's loads at one pixel where there are as many threads as pixels: 85.
+5. 16 lines a tile, so that what a tile costs is shared by twice the products: 88, of which the places of the next tap,
+   which most tiles do not compute, are a branch of their own; 86 with that branch counted as taken.
+Channels last reach 87; tiles of 64 and of 32 rows 85 and 80, because each element loaded serves as many products as
+there are rows; fewer than 9 channels 74, because a tile has several taps. float64 reaches 74: 8 × 4 sums a thread are
+what registers hold without a spill, and shared memory is read more often.
 """
 
 from __future__ import annotations
@@ -25,7 +35,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from fastdeconv.kernels.cuda.device import cuda, device_function, multiply_add, read4, scatter, unravel, write4
+from fastdeconv.kernels.cuda.device import cuda, device_function, divided, reader, unravel, unsigned, writer
+from fastdeconv.kernels.cuda.elements import DTYPES, Elements, elements
 from fastdeconv.kernels.cuda.factory import kernel_factory
 from fastdeconv.kernels.cuda.launches import (
     THREADS,
@@ -38,63 +49,101 @@ from fastdeconv.kernels.cuda.launches import (
     extent,
     index_for,
 )
-from fastdeconv.kernels.cuda.phases import sums
+from fastdeconv.kernels.cuda.phases import Sums, sums
+from fastdeconv.kernels.cuda.tiles import Tile, drain, position, product, stage_of
 from fastdeconv.kernels.geometry import Geometry
 
-DEPTH = 8  # of a tile
+TILES = (Tile(128, 128, 8, 8), Tile(64, 128, 8, 8), Tile(32, 128, 8, 8), Tile(16, 128, 8, 4))
+TILES_OF_DOUBLES = (Tile(64, 64, 8, 4), Tile(32, 64, 8, 4), Tile(16, 128, 8, 4))
 
-
-class Tile(NamedTuple):
-    """Rows and columns of a block, and those of a thread."""
-
-    rows: int
-    columns: int
-    thread_rows: int
-    thread_columns: int
-
-
-TILES = (Tile(128, 128, 8, 8), Tile(64, 128, 4, 8), Tile(32, 128, 4, 4), Tile(16, 256, 4, 4))
-
-# What a table of sizes holds, in this order; then `PHASE` entries a phase, then four a tap: shifts and its number.
+# What a table of sizes holds, in this order; then `PHASE` entries a phase, then `TAP` a tap: shifts, the number of its
+# weight, and what the shifts add to a place in the source.
 (ROWS, CHANNELS, PADDED, ROW_BLOCKS, GROUPS, BATCH, PHASES,
  SOURCE_N, SOURCE_C, SOURCE_0, SOURCE_1, SOURCE_2, OUT_N, OUT_C, OUT_0, OUT_1, OUT_2,
  SIZE_0, SIZE_1, SIZE_2, HOP_0, HOP_1, HOP_2, STEP_0, STEP_1, STEP_2, GROUP_WEIGHTS) = range(27)  # fmt: skip
 HEADER = 27
 (FIRST_TILE, FIRST_TAP, TAPS, DEPTH_AT, FIRST_0, FIRST_1, FIRST_2, COUNT_0, COUNT_1, COUNT_2) = range(10)
 PHASE = 10
+(SHIFT_0, SHIFT_1, SHIFT_2, NUMBER, DELTA) = range(5)
+TAP = 5
+
+
+class Loads(NamedTuple):
+    """Who loads what of the source.
+
+    Attributes
+    ----------
+    channels_last : bool
+        Whether lanes run along channels, a few of each pixel, in the source and in the output; else along pixels.
+    unit : int
+        Channels of one access.
+    few : bool
+        Whether there are fewer channels than lines in a tile, so that one tile has several taps.
+    whole : bool
+        Whether channels fill all lines of all tiles, so that none is checked.
+    """
+
+    channels_last: bool = False
+    unit: int = 1
+    few: bool = False
+    whole: bool = False
+
+    def lanes(self, size: int) -> int:
+        """Return how many lanes load one pixel, in elements of so many bytes.
+
+        As many as have 32 or 64 bytes of it, and meet different banks as they store them.
+        """
+        if self.few or not self.channels_last:
+            return 1
+        return 8 if self.unit == 1 else 2 if size == 4 else 4
 
 
 @kernel_factory
-def kernel(tile: Tile, index: str) -> Callable[..., None]:
+def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., None]:
     """Return the kernel for one shape of tiles; `index` is the integer type of all places in arrays."""
-    block_rows, block_columns, thread_rows, thread_columns = tile
-    cast = getattr(np, index)
-    unraveled = unravel(index)
-    across = block_columns // thread_columns
-    lane_pixels = block_columns // 32
-    loaders = block_rows * DEPTH // 4  # threads that load rows, four each
-    size_a, size_b = DEPTH * block_rows, DEPTH * block_columns
-    room_a, room_b = 2 * size_a, 2 * size_b
-    element = np.float32
-    zeros = (element(0),) * (thread_rows * thread_columns)
+    cast, natural = getattr(np, index), unsigned(index)
+    kind = elements(dtype)
+    held, run, widen, narrow = kind.held, kind.run, kind.widen, kind.narrow
+    sum_type = getattr(types, kind.sum)
+    channels_last, unit, few, whole = loads
+    lanes, spread = loads.lanes(kind.size), spreads(loads, kind)
+    depth, threads, block_rows, block_columns = tile.depth, tile.threads, tile.rows, tile.columns
+    stage = stage_of(tile, run, 0)
+    unraveled, placed, multiply = unravel(index), position(tile), product(tile, run, stage)
+    read_rows, write_rows, read_source, write_source = reader(run), writer(run), reader(unit), writer(unit)
+    write = writer(1)
+    blanks, zeros = (kind.blank,) * unit, (kind.zero,) * (tile.thread_rows * tile.thread_columns)
+    row_pitch, column_pitch, columns_at, stage_size = stage
+
+    # A thread loads `many` pixels, `accesses` of each, and so many runs of weights.
+    pixel_lanes = min(threads // lanes, block_columns)
+    depth_lanes = threads // (lanes * pixel_lanes)
+    many, accesses = block_columns // pixel_lanes, depth // (lanes * depth_lanes * unit)
+    access_step = lanes * depth_lanes * unit
+    runs = block_rows // run
+    weight_loaders = min(threads, runs * depth)
+    many_weights = runs * depth // weight_loaders
+    weight_lines, all_load = weight_loaders // runs, weight_loaders == threads
+    weights_size, loaded_size = many_weights * run, many * accesses * unit
 
     @device_function
-    def counts(table: Any, phase: int) -> Any:
-        return cast(table[phase + COUNT_0]), cast(table[phase + COUNT_1]), cast(table[phase + COUNT_2])
-
-    @device_function
-    def four_places(table: Any, phase: int, first: int, pixels: int) -> Any:
-        return (place(table, phase, first, pixels), place(table, phase, cast(first + 1), pixels),
-                place(table, phase, cast(first + 2), pixels), place(table, phase, cast(first + 3), pixels))  # fmt: skip
+    def found(
+        table: Any, tap: int, at: int, place0: int, place1: int, place2: int, size0: int, size1: int, size2: int
+    ) -> Any:
+        """Return where the element of a pixel and a tap is in the source, or -1."""
+        p0, p1, p2 = place0 + table[tap + SHIFT_0], place1 + table[tap + SHIFT_1], place2 + table[tap + SHIFT_2]
+        inside = natural(p0) < size0 and natural(p1) < size1 and natural(p2) < size2
+        return cast(at + table[tap + DELTA]) if inside else cast(-1)
 
     @device_function
     def place(table: Any, phase: int, pixel: int, pixels: int) -> Any:
         """Return where a pixel of a phase is in the output, or -1."""
         if pixel >= pixels:
-            return np.int64(-1)
-        count0, count1, count2 = counts(table, phase)
-        n, q0, q1, q2 = unraveled(pixel, count0, count1, count2)
-        return np.int64(
+            return cast(-1)
+        n, q0, q1, q2 = unraveled(
+            pixel, cast(table[phase + COUNT_0]), cast(table[phase + COUNT_1]), cast(table[phase + COUNT_2])
+        )
+        return cast(
             n * table[OUT_N]
             + (q0 * table[STEP_0] + table[phase + FIRST_0]) * table[OUT_0]
             + (q1 * table[STEP_1] + table[phase + FIRST_1]) * table[OUT_1]
@@ -102,30 +151,23 @@ def kernel(tile: Tile, index: str) -> Callable[..., None]:
         )
 
     @device_function
-    def four_rows(table: Any, bias: Any, has_bias: int, group: int, first: int) -> Any:
-        a, b = row_of(table, bias, has_bias, group, first), row_of(table, bias, has_bias, group, cast(first + 1))
-        c, d = (
-            row_of(table, bias, has_bias, group, cast(first + 2)),
-            row_of(table, bias, has_bias, group, cast(first + 3)),
-        )
-        return (a[0], b[0], c[0], d[0]), (a[1], b[1], c[1], d[1])
+    def store(context: Any, row: int, column: int, value: Any) -> None:
+        out, places, bias, has_bias, first_row, rows, first_channel, out_c = context
+        at, m = places[column], cast(first_row + row)
+        if at >= 0 and m < rows:
+            channel = cast(first_channel + m)
+            if has_bias:
+                value = value + widen(bias[channel])
+            out[at + channel * out_c] = narrow(value)
 
-    @device_function
-    def row_of(table: Any, bias: Any, has_bias: int, group: int, m: int) -> Any:
-        """Return where a row's channel begins in an image of the output, or -1, and its bias."""
-        if m >= table[ROWS]:
-            return np.int64(-1), element(0)
-        channel = group * table[ROWS] + m
-        return np.int64(channel * table[OUT_C]), element(bias[channel]) if has_bias else element(0)
+    slots, drain_size, put_sums, take_sums = drain(tile, run, channels_last, store)
+    room_size = max(2 * stage_size, drain_size)
 
     def gather_gemm(source: Any, packed: Any, bias: Any, out: Any, table: Any, has_bias: int) -> None:
-        rows = cuda.shared.array(room_a, types.float32)
-        columns = cuda.shared.array(room_b, types.float32)
+        room = cuda.shared.array(room_size, sum_type)
+        places = cuda.shared.array(block_columns, cast)
         thread = cast(cuda.threadIdx.x)
-        lane, row = cast(thread % 32), cast(thread // 32)
-        block = cast(cuda.blockIdx.x)
-        row_block = cast(cuda.blockIdx.y)
-        group = cast(cuda.blockIdx.z)
+        block, row_block, group = cast(cuda.blockIdx.x), cast(cuda.blockIdx.y), cast(cuda.blockIdx.z)
 
         # Which phase the tile is of: the last that begins at it or before.
         low, high = cast(0), cast(table[PHASES])
@@ -136,109 +178,138 @@ def kernel(tile: Tile, index: str) -> Callable[..., None]:
             else:
                 high = middle
         phase = cast(HEADER + low * PHASE)
-        taps = cast(table[phase + TAPS])
-        tap_at = cast(table[phase + FIRST_TAP])
+        taps, tap_at = cast(table[phase + TAPS]), cast(table[phase + FIRST_TAP])
         padded, channels = cast(table[PADDED]), cast(table[CHANNELS])
-        count0, count1, count2 = counts(table, phase)
-        pixels = cast(table[BATCH]) * count0 * count1 * count2
+        count0, count1 = cast(table[phase + COUNT_0]), cast(table[phase + COUNT_1])
+        count2 = cast(table[phase + COUNT_2])
+        pixels = cast(table[BATCH] * count0 * count1 * count2)
         first_pixel = cast((block - table[phase + FIRST_TILE]) * block_columns)
-        size0, size1, size2 = cast(table[SIZE_0]), cast(table[SIZE_1]), cast(table[SIZE_2])
-        source0, source1, source2 = cast(table[SOURCE_0]), cast(table[SOURCE_1]), cast(table[SOURCE_2])
+        size0, size1, size2 = natural(table[SIZE_0]), natural(table[SIZE_1]), natural(table[SIZE_2])
         source_c = cast(table[SOURCE_C])
 
         # The pixels that this thread loads: where they are in the source, but for the tap.
-        at = cuda.local.array(lane_pixels, cast)
-        place0 = cuda.local.array(lane_pixels, cast)
-        place1 = cuda.local.array(lane_pixels, cast)
-        place2 = cuda.local.array(lane_pixels, cast)
-        offset = cuda.local.array(lane_pixels, cast)
-        for j in range(lane_pixels):
-            pixel = cast(first_pixel + lane + 32 * j)
-            inside = pixel < pixels
+        mine = cast(thread // lanes % pixel_lanes)
+        first_line = cast((thread // lanes // pixel_lanes * lanes + thread % lanes) * unit)
+        at = cuda.local.array(many, cast)
+        place0 = cuda.local.array(many, cast)
+        place1 = cuda.local.array(many, cast)
+        place2 = cuda.local.array(many, cast)
+        offset = cuda.local.array(many, cast)
+        for p in range(many):
+            pixel = cast(first_pixel + mine + p * pixel_lanes)
             n, q0, q1, q2 = unraveled(pixel, count0, count1, count2)
+            place1[p] = cast(q1 * table[HOP_1])
+            place2[p] = cast(q2 * table[HOP_2])
+            q0 = cast(q0 * table[HOP_0])
             # A pixel that does not exist lies outside the source.
-            place0[j] = cast(q0 * cast(table[HOP_0])) if inside else cast(-(1 << 30))
-            place1[j] = cast(q1 * cast(table[HOP_1]))
-            place2[j] = cast(q2 * cast(table[HOP_2]))
-            at[j] = cast(
-                n * cast(table[SOURCE_N]) + group * channels * source_c
-                + place1[j] * source1 + place2[j] * source2
-            ) + (cast(q0 * cast(table[HOP_0]) * source0) if inside else cast(0))  # fmt: skip
+            place0[p] = q0 if pixel < pixels else cast(-(1 << 30))
+            at[p] = cast(
+                n * table[SOURCE_N] + group * channels * source_c
+                + q0 * table[SOURCE_0] + place1[p] * table[SOURCE_1] + place2[p] * table[SOURCE_2]
+            )  # fmt: skip
+            offset[p] = cast(-1)
 
         cells = zeros
-        next_rows = (element(0), element(0), element(0), element(0))
-        next_column = cuda.local.array(lane_pixels, types.float32)
-        depth = cast(taps * padded)
-        tiles = cast((depth + DEPTH - 1) // DEPTH)
-        first_line = cast(table[phase + DEPTH_AT]) * cast(table[ROW_BLOCKS]) + row_block * tiles * DEPTH
-        packed_at = cast(group * cast(table[GROUP_WEIGHTS]) + first_line * block_rows)
-        tap, channel = cast(row // padded), cast(row % padded)
-        moved = True
-        thread_row, thread_column = cast(thread // across), cast(thread % across)
-        now = cast(0)
-        for step in range(tiles + 1):
+        weights = cuda.local.array(weights_size, sum_type)
+        loaded = cuda.local.array(loaded_size, held)
+        # Where the lines that this thread loads lie, in the first tap and in the table of taps.
+        jump = cuda.local.array(accesses, cast)
+        start = cuda.local.array(accesses, cast)
+        tiles = cast((taps * padded + depth - 1) // depth)
+        packed_at = cast(
+            group * table[GROUP_WEIGHTS]
+            + (table[phase + DEPTH_AT] * table[ROW_BLOCKS] + row_block * tiles * depth) * block_rows
+            + thread * run
+        )
+        weights_to = cast(thread // runs * row_pitch + thread % runs * run)
+        first_slot = cast(first_line // 2) if spread else first_line
+        source_to = cast(columns_at + first_slot * column_pitch + mine)
+        row, column = placed(thread)
+        row_at, column_at = cast(row * run), cast(columns_at + column * run)
+        channel = cast(0)
+        entry, end = tap_at, cast(tap_at + TAP * taps)
+        at_stage = cast(0)
+        for i in range(accesses):
+            line = cast(first_line + i * access_step)
+            if few:
+                tap, line = divided(line, padded)
+                # A channel that does not exist is one of no tap.
+                start[i] = cast(tap * TAP) if line < channels else end
+            jump[i] = cast(line * source_c)
+        for step in range(cast(tiles + 1)):
             if step < tiles:
                 # Load the next tiles to registers.
-                if thread < loaders:
-                    next_rows = read4(packed, packed_at + step * size_a + thread * 4)
-                if moved:
-                    exists = tap < taps
-                    entry = cast(tap_at + 4 * (tap if exists else cast(0)))
-                    shift0, shift1, shift2 = cast(table[entry]), cast(table[entry + 1]), cast(table[entry + 2])
-                    delta = cast(shift0 * source0 + shift1 * source1 + shift2 * source2)
-                    for j in range(lane_pixels):
-                        p0, p1, p2 = cast(place0[j] + shift0), cast(place1[j] + shift1), cast(place2[j] + shift2)
-                        inside = exists and p0 >= 0 and p0 < size0 and p1 >= 0 and p1 < size1 and p2 >= 0 and p2 < size2
-                        offset[j] = cast(at[j] + delta) if inside else cast(-1)
-                for j in range(lane_pixels):
-                    value = element(0)
-                    if offset[j] >= 0 and channel < channels:
-                        value = element(source[offset[j] + channel * source_c])
-                    next_column[j] = value
-                channel = cast(channel + DEPTH)
-                moved = channel >= padded
-                while channel >= padded:
-                    channel = cast(channel - padded)
-                    tap = cast(tap + 1)
+                if all_load or thread < weight_loaders:
+                    for i in range(many_weights):
+                        write_rows(weights, i * run, read_rows(packed, packed_at + i * weight_loaders * run))
+                packed_at = cast(packed_at + depth * block_rows)
+                if few:
+                    for i in range(accesses):
+                        here = cast(entry + start[i])
+                        exists = here < end
+                        here = here if exists else tap_at
+                        for p in range(many):
+                            where = found(table, here, at[p], place0[p], place1[p], place2[p], size0, size1, size2)
+                            write_source(loaded, p * accesses + i, blanks)
+                            if exists and where >= 0:
+                                loaded[p * accesses + i] = source[cast(where + jump[i])]
+                    entry = cast(entry + TAP * (depth // padded))
+                else:
+                    if channel == 0:
+                        for p in range(many):
+                            offset[p] = found(table, entry, at[p], place0[p], place1[p], place2[p], size0, size1, size2)
+                    for p in range(many):
+                        for i in range(accesses):
+                            write_source(loaded, (p * accesses + i) * unit, blanks)
+                        if offset[p] >= 0:
+                            here = cast(offset[p] + channel * source_c)
+                            for i in range(accesses):
+                                if whole or first_line + i * access_step + channel < channels:
+                                    values = read_source(source, cast(here + jump[i]))
+                                    write_source(loaded, (p * accesses + i) * unit, values)
+                    channel = cast(channel + depth)
+                    if channel >= padded:
+                        channel = cast(0)
+                        entry = cast(entry + TAP)
             if step > 0:
-                # Multiply what shared memory holds.
-                left_at = cast(now * size_a + thread_row * 4)
-                right_at = cast(now * size_b + thread_column * 4)
-                for k in range(DEPTH):
-                    left = read4(rows, left_at + k * block_rows)
-                    if thread_rows == 8:
-                        left = left + read4(rows, left_at + k * block_rows + block_rows // 2)
-                    right = read4(columns, right_at + k * block_columns)
-                    if thread_columns == 8:
-                        right = right + read4(columns, right_at + k * block_columns + block_columns // 2)
-                    cells = multiply_add(left, right, cells)
-                now = cast(1 - now)
+                cells = multiply(cells, room, cast(row_at + at_stage), cast(column_at + at_stage))
+                at_stage = cast(stage_size - at_stage)
             if step < tiles:
-                if thread < loaders:
-                    write4(rows, now * size_a + thread * 4, next_rows)
-                for j in range(lane_pixels):
-                    columns[now * size_b + row * block_columns + lane + 32 * j] = next_column[j]
+                if all_load or thread < weight_loaders:
+                    for i in range(many_weights):
+                        to = weights_to + at_stage + i * weight_lines * row_pitch
+                        write_rows(room, to, read_rows(weights, i * run))
+                for p in range(many):
+                    for i in range(accesses):
+                        for j in range(unit):
+                            slot = j % 2 + j // 2 * 8 if spread else i * access_step + j
+                            to = source_to + at_stage + slot * column_pitch + p * pixel_lanes
+                            write(room, to, (widen(loaded[(p * accesses + i) * unit + j]),))
                 cuda.syncthreads()
 
-        quad = cast(first_pixel + thread_column * 4)
-        places = four_places(table, phase, quad, pixels)
-        if thread_columns == 8:
-            places = places + four_places(table, phase, cast(quad + block_columns // 2), pixels)
-        quad = cast(row_block * block_rows + thread_row * 4)
-        lines, more = four_rows(table, bias, has_bias, group, quad)
-        if thread_rows == 8:
-            others, others_more = four_rows(table, bias, has_bias, group, cast(quad + block_rows // 2))
-            lines, more = lines + others, more + others_more
-        scatter(out, places, lines, more, cells)
+        for i in range(max(1, block_columns // threads)):
+            column = cast(thread + i * threads)
+            if column < block_columns:
+                places[column] = place(table, phase, cast(first_pixel + column), pixels)
+        rows, out_c, first_row = cast(table[ROWS]), cast(table[OUT_C]), cast(row_block * block_rows)
+        context = out, places, bias, has_bias, first_row, rows, cast(group * rows), out_c
+        cuda.syncthreads()
+        for slot in range(slots):
+            put_sums(cells, room, thread, slot)
+            cuda.syncthreads()
+            take_sums(room, thread, slot, context)
+            cuda.syncthreads()
 
     return gather_gemm
 
 
 @kernel_factory
-def pack_kernel(tile_rows: int, index: str) -> Callable[..., None]:
-    """Return the kernel that packs weights; sizes are in the table. A thread makes one element."""
-    block_rows = tile_rows
+def pack_kernel(tile_rows: int, depth: int, index: str, dtype: str, spread: bool) -> Callable[..., None]:
+    """Return the kernel that packs weights, as sums' type; sizes are in the table. A thread makes one element."""
+    block_rows, lines_of_tile = tile_rows, depth
     cast = getattr(np, index)
+    kind = elements(dtype)
+    zero, widen = kind.zero, kind.widen
 
     def pack(
         weight: Any, packed: Any, table: Any, count: int, group_step: int, channel_step: int, row_step: int
@@ -260,30 +331,56 @@ def pack_kernel(tile_rows: int, index: str) -> Callable[..., None]:
                 high = middle
         phase = cast(HEADER + low * PHASE)
         taps = cast(table[phase + TAPS])
-        deep = cast((taps * padded + DEPTH - 1) // DEPTH * DEPTH)
+        deep = cast((taps * padded + lines_of_tile - 1) // lines_of_tile * lines_of_tile)
         line = cast(line - cast(table[phase + DEPTH_AT]) * row_blocks)
         m = cast(line // deep * block_rows + row)
         k = cast(line % deep)
+        if spread:
+            # A lane's four channels lie in two pairs of lines, beside those of the other lanes.
+            k = cast(k // 16 * 16 + k % 8 // 2 * 4 + k % 2 + k % 16 // 8 * 2)
         tap, channel = cast(k // padded), cast(k % padded)
-        value = types.float32(0)
+        value = zero
         if m < cast(table[ROWS]) and tap < taps and channel < cast(table[CHANNELS]):
-            number = cast(table[cast(table[phase + FIRST_TAP]) + 4 * tap + 3])
-            value = types.float32(weight[group * group_step + channel * channel_step + m * row_step + number])
+            number = cast(table[cast(table[phase + FIRST_TAP]) + TAP * tap + NUMBER])
+            value = widen(weight[group * group_step + channel * channel_step + m * row_step + number])
         packed[i] = value
 
     return pack
 
 
-def tile_for(rows: int) -> Tile:
+def spreads(loads: Loads, kind: Elements) -> bool:
+    """Return whether channels of a tile lie in another order, in which four lanes of four meet different banks."""
+    return loads.lanes(kind.size) * loads.unit == 16
+
+
+def tile_for(rows: int, dtype: str) -> Tile:
     """Return the smallest tile that has so many rows, or the largest."""
-    return next((tile for tile in reversed(TILES) if tile.rows >= rows), TILES[0])
+    tiles = TILES_OF_DOUBLES if dtype == "float64" else TILES
+    return next((tile for tile in reversed(tiles) if tile.rows >= rows), tiles[0])
+
+
+def padded_channels(channels: int, depth: int) -> int:
+    """Return the lines of a tap: whole tiles of them, or as many as fit several times in one."""
+    return min(-(-channels // depth) * depth, 1 << (channels - 1).bit_length())
+
+
+def loads_for(s: Sums, layout: Layout, tile: Tile, kind: Elements) -> Loads:
+    """Return who loads what: lanes run along channels where those of both arrays are neighbours."""
+    channels_last = layout.first[1] == layout.second[1] == 1
+    if padded_channels(s.channels, tile.depth) < tile.depth:
+        return Loads(channels_last, few=True)
+    if not channels_last:
+        return Loads(whole=s.channels % tile.depth == 0)
+    steps = (s.channels, layout.first[0], *layout.first[2:])
+    return Loads(True, kind.run if layout.aligned and not any(n % kind.run for n in steps) else 1)
 
 
 def steps(forward: bool, g: Geometry, layout: Layout, target: Target, tile: Tile | None = None) -> Steps:
     """Return the launches of the forward pass or of the input gradient."""
-    s = sums(g, forward)
-    tile = tile or tile_for(s.rows)
-    padded = -(-s.channels // DEPTH) * DEPTH if s.channels >= DEPTH else 1 << (s.channels - 1).bit_length()
+    s, kind = sums(g, forward), elements(g.dtype)
+    tile = tile or tile_for(s.rows, g.dtype)
+    loads, deep = loads_for(s, layout, tile, kind), tile.depth
+    padded = padded_channels(s.channels, deep)
     row_blocks = -(-s.rows // tile.rows)
     head: list[int] = []
     taps: list[int] = []
@@ -292,9 +389,9 @@ def steps(forward: bool, g: Geometry, layout: Layout, target: Target, tile: Tile
         first_tap = HEADER + PHASE * len(s.phases) + len(taps)
         head += [tiles, first_tap, len(phase.taps), depth, *phase.first, *phase.size]
         for tap in phase.taps:
-            taps += [*tap.shift, tap.weight]
+            taps += [*tap.shift, tap.weight, sum(n * step for n, step in zip(tap.shift, layout.first[2:]))]
         tiles += -(-g.batch * math.prod(phase.size) // tile.columns)
-        depth += -(-len(phase.taps) * padded // DEPTH) * DEPTH
+        depth += -(-len(phase.taps) * padded // deep) * deep
     group_weights = depth * row_blocks * tile.rows
     front = [
         s.rows, s.channels, padded, row_blocks, g.groups, g.batch, len(s.phases), *layout.first, *layout.second,
@@ -305,25 +402,27 @@ def steps(forward: bool, g: Geometry, layout: Layout, target: Target, tile: Tile
     channel_step, row_step = (input_step, output_step) if forward else (output_step, input_step)
     shapes = (g.input_shape, g.output_shape) if forward else (g.output_shape, g.input_shape)
     index = index_for(packed, extent(shapes[0], layout.first), extent(shapes[1], layout.second))
+    pointer, sum_pointer = kind.pointer, f"{kind.sum}*"
     pack = Launch(
-        pack_kernel(tile.rows, index),
-        ("float32*", "float32*", "int64*", *(index,) * 4),
+        pack_kernel(tile.rows, deep, index, g.dtype, spreads(loads, kind)),
+        (pointer, sum_pointer, "int64*", *(index,) * 4),
         (-(-packed // THREADS),),
         ("weight", "packed", "table", packed, group_step, channel_step, row_step),
     )
     multiply = Launch(
-        kernel(tile, index),
-        (*("float32*",) * 4, "int64*", "int32"),
+        kernel(tile, index, g.dtype, loads),
+        (pointer, sum_pointer, pointer, pointer, "int64*", "int32"),
         (tiles, row_blocks, g.groups),
         ("source", "packed", "bias", "out", "table", int(layout.bias)),
+        tile.threads,
     )
     return Steps(
-        (pack, multiply), {"table": np.array(front + head + taps, np.int64)}, {"packed": Scratch(packed, "float32")}
+        (pack, multiply), {"table": np.array(front + head + taps, np.int64)}, {"packed": Scratch(packed, kind.sum)}
     )
 
 
 def _declines(g: Geometry, target: Target) -> str | None:
-    return None if g.dtype == "float32" else f"serves float32, not {g.dtype}"
+    return None if g.dtype in DTYPES else f"serves {', '.join(DTYPES)}, not {g.dtype}"
 
 
 _IDEA = "Matrix products of weights and gathered pixels, a phase of the stride at a time, in tiles of shared memory."

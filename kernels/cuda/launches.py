@@ -17,6 +17,8 @@ THREADS = 256  # of a block, where a launch says nothing else
 # Places in arrays of fewer elements are computed in 32 bits, which takes half the instructions.
 SMALL = 1 << 31
 
+ALIGNED = 16  # bytes of the widest access of a thread
+
 Strides = tuple[int, ...]  # in elements, on (batch, channel, three spatial axes)
 
 
@@ -46,11 +48,14 @@ class Layout(NamedTuple):
         Strides of (x, y) in the forward pass, (gy, gx) in the input gradient, (x, gy) in the weight gradient.
     bias : bool
         Whether there is one, in the forward pass.
+    aligned : bool
+        Whether every array is known to begin at a multiple of `ALIGNED` bytes.
     """
 
     first: Strides
     second: Strides
     bias: bool = False
+    aligned: bool = False
 
 
 class Launch(NamedTuple):
