@@ -36,7 +36,7 @@ import numpy as np
 from numba import types
 
 from fastdeconv.kernels.cuda.device import cuda, device_function, divided, reader, unravel, unsigned, writer
-from fastdeconv.kernels.cuda.elements import DTYPES, Elements, elements
+from fastdeconv.kernels.cuda.elements import DTYPES, Elements, elements, widen_unit
 from fastdeconv.kernels.cuda.factory import kernel_factory
 from fastdeconv.kernels.cuda.launches import (
     THREADS,
@@ -111,7 +111,7 @@ def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., No
     stage = stage_of(tile, run, 0)
     unraveled, placed, multiply = unravel(index), position(tile), product(tile, run, stage)
     read_rows, write_rows, read_source, write_source = reader(run), writer(run), reader(unit), writer(unit)
-    write = writer(1)
+    widened = widen_unit(kind, unit)
     blanks, zeros = (kind.blank,) * unit, (kind.zero,) * (tile.thread_rows * tile.thread_columns)
     row_pitch, column_pitch, columns_at, stage_size = stage
 
@@ -125,6 +125,14 @@ def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., No
     many_weights = runs * depth // weight_loaders
     weight_lines, all_load = weight_loaders // runs, weight_loaders == threads
     weights_size, loaded_size = many_weights * run, many * accesses * unit
+
+    @device_function
+    def put_spread(array: Any, at: int, values: Any) -> None:
+        """Write four channels to two pairs of lines."""
+        put_pair(array, at, values[:2])
+        put_pair(array, at + 8 * column_pitch, values[2:])
+
+    put_pair, put = writer(1, 2, column_pitch), put_spread if spread else writer(1, unit, column_pitch)
 
     @device_function
     def found(
@@ -259,14 +267,12 @@ def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., No
                         for p in range(many):
                             offset[p] = found(table, entry, at[p], place0[p], place1[p], place2[p], size0, size1, size2)
                     for p in range(many):
+                        here = cast(offset[p] + channel * source_c)
                         for i in range(accesses):
                             write_source(loaded, (p * accesses + i) * unit, blanks)
-                        if offset[p] >= 0:
-                            here = cast(offset[p] + channel * source_c)
-                            for i in range(accesses):
-                                if whole or first_line + i * access_step + channel < channels:
-                                    values = read_source(source, cast(here + jump[i]))
-                                    write_source(loaded, (p * accesses + i) * unit, values)
+                            if offset[p] >= 0 and (whole or first_line + i * access_step + channel < channels):
+                                values = read_source(source, cast(here + jump[i]))
+                                write_source(loaded, (p * accesses + i) * unit, values)
                     channel = cast(channel + depth)
                     if channel >= padded:
                         channel = cast(0)
@@ -281,10 +287,8 @@ def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., No
                         write_rows(room, to, read_rows(weights, i * run))
                 for p in range(many):
                     for i in range(accesses):
-                        for j in range(unit):
-                            slot = j % 2 + j // 2 * 8 if spread else i * access_step + j
-                            to = source_to + at_stage + slot * column_pitch + p * pixel_lanes
-                            write(room, to, (widen(loaded[(p * accesses + i) * unit + j]),))
+                        to = source_to + at_stage + i * access_step * column_pitch + p * pixel_lanes
+                        put(room, to, widened(read_source(loaded, (p * accesses + i) * unit)))
                 cuda.syncthreads()
 
         for i in range(max(1, block_columns // threads)):
