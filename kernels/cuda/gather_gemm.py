@@ -20,8 +20,8 @@ barrier to barrier, for float32, 128 × 128, channels first.
    tiles, a thread's loads at one pixel where there are as many threads as pixels: 85.
 5. 16 lines a tile, so that what a tile costs is shared by twice the products: 88, of which the places of the next tap,
    which most tiles do not compute, are a branch of their own; 86 with that branch counted as taken.
-Channels last reach 87; tiles of 64 and of 32 rows 85 and 80, because each element loaded serves as many products as
-there are rows; fewer than 9 channels 74, because a tile has several taps. float64 reaches 74: 8 × 4 sums a thread are
+Channels last reach 88; tiles of 64 and of 32 rows 84 and 78, because each element loaded serves as many products as
+there are rows; fewer than 9 channels 74, because a tile has several taps. float64 reaches 73: 8 × 4 sums a thread are
 what registers hold without a spill, and shared memory is read more often.
 """
 
