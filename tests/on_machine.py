@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
+import ml_dtypes  # noqa: F401  # makes "bfloat16" a type
 import numpy as np
 from cases import integers, oracle
 from ptx_machine import Counts, Machine, Program
@@ -83,7 +84,9 @@ def prepared(
 
 def empty(steps):
     """Return scratch memory that shows what reads it before it is written."""
-    return {name: np.full(s.elements, np.nan).astype(s.dtype) for name, s in steps.scratch.items()}
+    # All ones are NaN in every type of floats.
+    return {name: np.full(s.elements * np.dtype(s.dtype).itemsize, 255, np.uint8).view(s.dtype)
+            for name, s in steps.scratch.items()}  # fmt: skip
 
 
 def program(launch, capability=TARGET.capability):

@@ -104,6 +104,12 @@ def test_planted_faults(body, message):
         run(body, x, y)
 
 
+def test_nothing_to_launch():
+    x, y = operands()
+    with pytest.raises(FaultError, match="nothing to launch"):
+        run("", x, y, threads=0)
+
+
 @pytest.mark.parametrize(("step", "ways"), [(4, 1), (8, 2), (128, 32)])
 def test_bank_conflicts_are_counted(step, ways):
     x, y = operands(32)
@@ -128,6 +134,7 @@ def test_sectors_are_counted():
         ("mov.b64 %rd6, {%r1, %r5}; shr.u64 %rd7, %rd6, 32; cvt.u32.u64 %r3, %rd7;", lambda i: 4 * i),
         ("setp.gt.s32 %p1, %r1, 30; selp.b32 %r3, 5, -5, %p1;", lambda i: np.where(i > 30, 5, -5)),
         ("shl.b32 %r2, %r1, 40; not.b32 %r3, %r2;", lambda i: np.full(i.size, -1)),
+        ("bfi.b32 %r3, %r1, 1026, 4, 5;", lambda i: 1026 + i % 32 * 16),
         ("mul.hi.s32 %r3, %r1, -2147483648;", lambda i: -((i + 1) // 2)),
     ],
 )

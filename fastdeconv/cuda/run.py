@@ -46,7 +46,7 @@ def activations(g: Geometry, pass_: Pass) -> tuple[tuple[int, ...], tuple[int, .
 
 
 def steps_of(implementation: DeviceImplementation, g: Geometry, pass_: Pass, target: Target) -> Steps:
-    """Return the launches for arrays in C order: grids and scratch memory are as for any other layout."""
+    """Return the launches for arrays in C order that begin anywhere: no other layout takes more scratch memory."""
     first, second = map(contiguous, activations(g, pass_))
     return implementation.steps(g, Layout(first, second, bias=pass_ == "forward"), target)
 

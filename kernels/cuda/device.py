@@ -26,6 +26,7 @@ __all__ = [
     "device_function",
     "divided",
     "half_to_bits",
+    "intrinsic",
     "multiplier",
     "multiply_add",
     "picker",
@@ -59,6 +60,14 @@ class Runs(NamedTuple):
 
 
 if SIMULATED:
+
+    def intrinsic(function: Callable[..., Any]) -> Any:
+        """Make an operation of inline PTX importable here, where it has no twin and nothing can run it."""
+
+        def absent(*_: Any) -> Any:
+            raise NotImplementedError(f"{function.__name__} is inline PTX: Numba's simulator cannot run it")
+
+        return absent
 
     @cache
     def reader(run: int, runs: int = 1, gap: int = 0) -> Any:
@@ -142,7 +151,7 @@ if SIMULATED:
 
 else:
     from llvmlite import ir
-    from numba.cuda.extending import intrinsic
+    from numba.cuda.extending import intrinsic  # type: ignore[no-redef]
 
     def _base(context: Any, builder: Any, kind: Any, array: Any) -> Any:
         """Return the address of an array's first element, or the pointer."""

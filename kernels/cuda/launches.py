@@ -14,6 +14,8 @@ from fastdeconv.kernels.geometry import Geometry
 
 THREADS = 256  # of a block, where a launch says nothing else
 
+ALIGNED = 16  # bytes of the widest access of a thread
+
 # Places in arrays of fewer elements are computed in 32 bits, which takes half the instructions.
 SMALL = 1 << 31
 
@@ -120,6 +122,8 @@ class DeviceImplementation(NamedTuple):
         ``steps(geometry, layout, target)`` returns what to launch.
     yields : callable
         ``yields(geometry, target)`` is None, or a sentence saying why a later entry is expected to be faster.
+    inline_ptx : bool
+        Whether kernels hold inline PTX without a Python twin: then Numba's simulator cannot run them.
     """
 
     name: str
@@ -127,6 +131,7 @@ class DeviceImplementation(NamedTuple):
     declines: Callable[[Geometry, Target], str | None]
     steps: Callable[[Geometry, Layout, Target], Steps]
     yields: Callable[[Geometry, Target], str | None] = never
+    inline_ptx: bool = False
 
 
 def extent(shape: tuple[int, ...], strides: Strides) -> int:

@@ -78,6 +78,16 @@ def _funnel(low: Values, high: Values, by: Values, left: bool) -> Values:
     return (moved & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
+def _insert(a: Values, b: Values, start: Values, length: Values) -> Values:
+    """Return b with the first bits of a in place of its own."""
+    kind, bits = a.dtype, 8 * a.dtype.itemsize
+    inserted = [
+        (int(old) & ~(mask := ((1 << int(n)) - 1) << int(at)) | int(new) << int(at) & mask) & ((1 << bits) - 1)
+        for new, old, at, n in zip(a, b, start, length)
+    ]
+    return np.array(inserted, kind)
+
+
 OPERATIONS: dict[str, Callable[..., Values]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -97,6 +107,7 @@ OPERATIONS: dict[str, Callable[..., Values]] = {
     "shl": _shift_left,
     "shr": _shift_right,
     "shf": _funnel,
+    "bfi": _insert,
     "sqrt": np.sqrt,
     "selp": lambda a, b, p: np.where(p, a, b),
     "cvt": lambda a: a,
@@ -120,6 +131,10 @@ def compute(block: _Block, instruction: Instruction, lanes: NDArray[np.int64]) -
             low, high, by = (block.value(s, "u32", lanes) for s in sources)
             block.store(target, _funnel(low, high, by, "l" in modifiers), lanes)
             return
+        if op == "bfi":
+            a, b = (block.value(s, kind, lanes) for s in sources[:2])
+            block.store(target, _insert(a, b, *(block.value(s, "u32", lanes) for s in sources[2:])), lanes)
+            return
         if op == "selp":
             a, b = (block.value(s, kind, lanes) for s in sources[:2])
             block.store(target, np.where(block.value(sources[2], "pred", lanes), a, b), lanes)
@@ -139,8 +154,27 @@ def compute(block: _Block, instruction: Instruction, lanes: NDArray[np.int64]) -
         block.store(target, result.astype(DTYPES[kind], copy=False), lanes)
 
 
+def _shortened(value: Values, dropped: int, mode: str) -> Values:
+    """Return the bits of floats rounded to so many fewer, ties to even or away from zero."""
+    bits = value.view(np.uint32)
+    below = np.uint32((1 << dropped) - 1)
+    half = np.uint32(1 << (dropped - 1))
+    even = half - np.uint32(1) + (bits >> np.uint32(dropped) & np.uint32(1))
+    rounded = bits + (half if mode == "rna" else even)
+    quiet = np.uint32(1 << 22)
+    result: Values = np.where(np.isnan(value), bits | quiet, np.where(np.isinf(value), bits, rounded)) & ~below
+    return result
+
+
 def _convert(block: _Block, instruction: Instruction, lanes: NDArray[np.int64]) -> None:
     target, source = instruction.operands
+    if instruction.modifiers == ("rn", "bf16", "f32"):
+        bits = _shortened(block.value(source, "f32", lanes), 16, "rn")
+        block.store(target, (bits >> np.uint32(16)).astype(np.uint16), lanes)
+        return
+    if instruction.modifiers == ("rna", "tf32", "f32"):
+        block.store(target, _shortened(block.value(source, "f32", lanes), 13, "rna"), lanes)
+        return
     kinds = [m for m in instruction.modifiers if m in BITS]
     unknown = set(instruction.modifiers) - _ROUNDING - set(BITS)
     if unknown or len(kinds) != 2:

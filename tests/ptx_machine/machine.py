@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptx_machine import arithmetic
+from ptx_machine import arithmetic, warps
+from ptx_machine.copies import Copies
 from ptx_machine.memory import FaultError, Global, Local, Shared
 from ptx_machine.program import BITS, Instruction, Program
 
@@ -65,6 +66,8 @@ class Machine:
         """Run a kernel to its end."""
         if len(arguments) != len(program.parameters):
             raise ValueError(f"{program.name} has {len(program.parameters)} parameters; got {len(arguments)}")
+        if min(*grid, *block) < 1:
+            raise FaultError(f"nothing to launch: {grid} blocks of {block} threads")
         self.memory.begin()
         sizes = tuple((*shape, 1, 1)[:3] for shape in (grid, block))
         for z in range(sizes[0][2]):
@@ -94,6 +97,7 @@ class _Block:
         static = max((at + size for at, size in program.shared.values()), default=0)
         self.shared = Shared(static + dynamic_shared)
         self.local = Local(self.threads, max((at + size for at, size in program.local.values()), default=0))
+        self.copies = Copies(self.threads)
         self.arguments = dict(zip(program.parameters, arguments))
         self.pc = np.zeros(self.threads, np.int64)
         self.ended = np.zeros(self.threads, bool)
@@ -106,6 +110,7 @@ class _Block:
             ready = ~self.ended & ~self.waiting
             if not ready.any():
                 if not self.waiting.any():
+                    self.copies.end()
                     return
                 self._release()
                 continue
@@ -176,7 +181,7 @@ class _Block:
         return -1
 
     def _count(self, instruction: Instruction, lanes: NDArray[np.int64]) -> None:
-        warps = np.unique(lanes // WARP).size
+        warps = 1 + int(np.count_nonzero(np.diff(lanes // WARP)))  # lanes ascend
         kind = next((m for m in reversed(instruction.modifiers) if m in BITS), "")
         self.counts.instructions[f"{instruction.op}.{kind}" if kind else instruction.op] += warps
 
@@ -251,6 +256,12 @@ class _Block:
             self._store(instruction, lanes)
         elif op == "mov":
             self._move(instruction, lanes)
+        elif op == "ldmatrix":
+            warps.load_matrices(self, instruction, lanes)
+        elif op == "mma":
+            warps.multiply(self, instruction, lanes)
+        elif op == "cp":
+            self.copies.execute(self, instruction, lanes)
         elif op in ("cvta",):
             self._convert_address(instruction, lanes)
         elif op == "setp":
@@ -260,7 +271,8 @@ class _Block:
         else:
             raise FaultError(f"unknown opcode {instruction.line!r}")
 
-    def _address(self, operand: str, lanes: NDArray[np.int64], bits: int = 64) -> NDArray[np.uint64]:
+    def address(self, operand: str, lanes: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return what an operand in brackets points to."""
         inside = operand[1:-1].replace(" ", "")
         base, _, offset = inside.partition("+")
         start = int(offset) if offset else 0
@@ -295,15 +307,12 @@ class _Block:
             kind = self.program.parameters[name][0]
             self.store(names[0], np.full(lanes.size, self.arguments[name]).astype(arithmetic.DTYPES[kind]), lanes)
             return
-        space, addresses = self._space(instruction.modifiers, self._address(source, lanes))
-        who = self.identity[lanes]
+        space, addresses = self._space(instruction.modifiers, self.address(source, lanes))
         if space == "global":
-            self._sectors(addresses, count * size, lanes)
-            data = self.memory.read(addresses, count * size, who)
+            data = self.read_global(addresses, count * size, lanes)
         elif space == "shared":
-            self._wavefronts(addresses, count * size, lanes)
-            self.counts.loads[count * size] += 1
-            data = self.shared.read(addresses, count * size, who)
+            self.count_shared_load(addresses, count * size, lanes)
+            data = self.shared.read(addresses, count * size, self.identity[lanes])
         else:
             data = self.local.read(addresses, count * size, lanes)
         kind = arithmetic.DTYPES[instruction.type]
@@ -317,16 +326,28 @@ class _Block:
         names = [name.strip() for name in source.strip("{}").split(",")]
         columns = [np.ascontiguousarray(self.value(name, instruction.type, lanes)) for name in names]
         data = np.concatenate([column.view(np.uint8).reshape(lanes.size, size) for column in columns], axis=1)
-        space, addresses = self._space(instruction.modifiers, self._address(target, lanes))
+        space, addresses = self._space(instruction.modifiers, self.address(target, lanes))
         who = self.identity[lanes]
         if space == "global":
             self._sectors(addresses, count * size, lanes)
             self.memory.write(addresses, data, who)
         elif space == "shared":
-            self._wavefronts(addresses, count * size, lanes)
+            self.count_wavefronts(addresses, count * size, lanes)
             self.shared.write(addresses, data, who)
         else:
             self.local.write(addresses, data, lanes)
+
+    def read_global(
+        self, addresses: NDArray[np.uint64], size: int, lanes: NDArray[np.int64], aligned: int = 0
+    ) -> NDArray[np.uint8]:
+        """Return ``(lane, size)`` bytes, at addresses that are multiples of `size` or of another number."""
+        self._sectors(addresses, size, lanes)
+        return self.memory.read(addresses, size, self.identity[lanes], aligned)
+
+    def count_shared_load(self, addresses: NDArray[np.uint64], size: int, lanes: NDArray[np.int64]) -> None:
+        """Count a load of so many bytes a lane."""
+        self.count_wavefronts(addresses, size, lanes)
+        self.counts.loads[size] += 1
 
     def _sectors(self, addresses: NDArray[np.uint64], size: int, lanes: NDArray[np.int64]) -> None:
         sectors = (addresses[:, None] + np.arange(0, size, min(size, 32), dtype=np.uint64)) // np.uint64(32)
@@ -336,7 +357,8 @@ class _Block:
         distinct = np.unique(addresses + (warps << np.uint64(52)))
         self.counts.ideal_sectors += -(-distinct.size * size // 32)
 
-    def _wavefronts(self, addresses: NDArray[np.uint64], size: int, lanes: NDArray[np.int64]) -> None:
+    def count_wavefronts(self, addresses: NDArray[np.uint64], size: int, lanes: NDArray[np.int64]) -> None:
+        """Count the turns that an access to shared memory takes."""
         # Threads are served as many at a time as fill 128 bytes: all, half or a quarter of a warp.
         share = max(1, size // 4)
         group = lanes // WARP * share + lanes % WARP // (WARP // share)

@@ -12,6 +12,7 @@ Bytes = NDArray[np.uint8]
 
 _ROOM = 1 << 20  # bytes between arrays: what runs past the end of one meets no other
 NOBODY = -1
+WHOLE_WARP = -2  # reads what each lane of a warp needs of the others
 
 
 class FaultError(Exception):
@@ -55,8 +56,8 @@ class Global:
             array.writer[:] = NOBODY
             array.reader[:] = NOBODY
 
-    def _find(self, addresses: Addresses, size: int) -> tuple[_Array, NDArray[np.int64]]:
-        check_aligned(addresses, size)
+    def _find(self, addresses: Addresses, size: int, aligned: int) -> tuple[_Array, NDArray[np.int64]]:
+        check_aligned(addresses, aligned)
         low, high = int(addresses.min()), int(addresses.max())
         for array in self._arrays:
             if array.base <= low and high + size <= array.base + array.data.size:
@@ -72,9 +73,9 @@ class Global:
                 return f"byte {address - array.base} of argument {number}, which has {array.data.size}"
         return "near no array"
 
-    def read(self, addresses: Addresses, size: int, threads: NDArray[np.int64]) -> Bytes:
-        """Return ``(thread, size)`` bytes."""
-        array, at = self._find(addresses, size)
+    def read(self, addresses: Addresses, size: int, threads: NDArray[np.int64], aligned: int = 0) -> Bytes:
+        """Return ``(thread, size)`` bytes, at addresses that are multiples of their number or of another."""
+        array, at = self._find(addresses, size, aligned or size)
         places = at[:, None] + np.arange(size)
         others = (array.writer[places] != NOBODY) & (array.writer[places] != threads[:, None])
         if others.any():
@@ -85,7 +86,7 @@ class Global:
     def write(self, addresses: Addresses, values: Bytes, threads: NDArray[np.int64]) -> None:
         """Write ``(thread, size)`` bytes."""
         size = values.shape[1]
-        array, at = self._find(addresses, size)
+        array, at = self._find(addresses, size, size)
         places = at[:, None] + np.arange(size)
         for who in (array.writer[places], array.reader[places]):
             if ((who != NOBODY) & (who != threads[:, None])).any():
@@ -107,6 +108,7 @@ class Shared:
         self.writer = np.full(size, NOBODY, np.int64)  # since the last barrier
         self.reader = np.full(size, NOBODY, np.int64)
         self.readers = np.zeros(size, bool)  # several
+        self.arriving = np.zeros(size, bool)  # of copies under way
 
     def barrier(self) -> None:
         """Order all accesses before with all after."""
@@ -118,7 +120,10 @@ class Shared:
         check_aligned(addresses, size)
         if int(addresses.max()) + size > self.data.size:
             raise FaultError(f"out of bounds: shared address {int(addresses.max())}, {size} bytes of {self.data.size}")
-        return addresses.astype(np.int64)[:, None] + np.arange(size)
+        places = addresses.astype(np.int64)[:, None] + np.arange(size)
+        if self.arriving[places].any():
+            raise FaultError("race: an access to shared memory that a copy under way writes")
+        return places
 
     def read(self, addresses: Addresses, size: int, threads: NDArray[np.int64]) -> Bytes:
         """Return ``(thread, size)`` bytes."""
@@ -134,9 +139,9 @@ class Shared:
         self.readers[places] |= self.reader[places] != who
         return self.data[places]
 
-    def write(self, addresses: Addresses, values: Bytes, threads: NDArray[np.int64]) -> None:
-        """Write ``(thread, size)`` bytes."""
-        places = self._places(addresses, values.shape[1])
+    def _claim(self, addresses: Addresses, size: int, threads: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the places that threads write, and nobody else may have touched since the last barrier."""
+        places = self._places(addresses, size)
         who = threads[:, None]
         if np.unique(places).size != places.size:
             raise FaultError("race: two threads write one place of shared memory")
@@ -144,7 +149,24 @@ class Shared:
             raise FaultError("race: a thread writes shared memory that another one wrote since the last barrier")
         if (self.readers[places] | ((self.reader[places] != NOBODY) & (self.reader[places] != who))).any():
             raise FaultError("race: a thread writes shared memory that another one read since the last barrier")
-        self.writer[places] = who
+        return places
+
+    def write(self, addresses: Addresses, values: Bytes, threads: NDArray[np.int64]) -> None:
+        """Write ``(thread, size)`` bytes."""
+        self._put(self._claim(addresses, values.shape[1], threads), values, threads)
+
+    def expect(self, addresses: Addresses, size: int, threads: NDArray[np.int64]) -> None:
+        """Begin copies to shared memory: until they arrive nobody may touch the places."""
+        self.arriving[self._claim(addresses, size, threads)] = True
+
+    def arrive(self, addresses: Addresses, values: Bytes, threads: NDArray[np.int64]) -> None:
+        """End copies: now they are writes of their threads."""
+        places = addresses.astype(np.int64)[:, None] + np.arange(values.shape[1])
+        self.arriving[places] = False
+        self._put(places, values, threads)
+
+    def _put(self, places: NDArray[np.int64], values: Bytes, threads: NDArray[np.int64]) -> None:
+        self.writer[places] = threads[:, None]
         self.written[places] = True
         self.data[places] = values
 

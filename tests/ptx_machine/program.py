@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 BITS = {
     "pred": 1, "b8": 8, "u8": 8, "s8": 8, "b16": 16, "u16": 16, "s16": 16, "f16": 16,
-    "b32": 32, "u32": 32, "s32": 32, "f32": 32, "b64": 64, "u64": 64, "s64": 64, "f64": 64,
+    "bf16": 16, "b32": 32, "u32": 32, "s32": 32, "f32": 32, "tf32": 32, "b64": 64, "u64": 64, "s64": 64, "f64": 64,
 }  # fmt: skip
 
 _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+")
@@ -79,20 +79,40 @@ class Program:
             held[name] = -(-end // int(align)) * int(align), int(size)
 
     def _body(self, body: str) -> None:
-        # Labels end with a colon, all else with a semicolon; inline assembly comes in braces of its own.
-        statements = re.split(r";|(?<=:)\s", re.sub(r"^\s*[{}]\s*$", "", body, flags=re.MULTILINE))
-        for statement in statements:
+        # Labels end with a colon, all else with a semicolon; braces open and close scopes of registers.
+        scopes: list[dict[str, str]] = [{}]
+        for statement in re.split(r";|(?<=:)\s", body):
             line = " ".join(statement.split())
+            while line[:1] in ("{", "}"):
+                if line[0] == "{":
+                    scopes.append({})
+                else:
+                    scopes.pop()
+                line = line[1:].lstrip()
             if not line or line.startswith((".loc", ".pragma", ".shared", ".local")):
                 continue
             if line.startswith(".reg"):
                 kind, names = re.fullmatch(r"\.reg \.(\w+) (.*)", line).groups()  # type: ignore[union-attr]
-                for name in names.split(","):
-                    self.registers[name.strip().partition("<")[0]] = BITS[kind]
+                for name in names.replace(" ", "").split(","):
+                    letters = name.partition("<")[0]
+                    if len(scopes) > 1:
+                        # Registers of inline assembly: instances of it use the same names.
+                        own = f"%{letters}.{len(self.registers)}."
+                        scopes[-1][letters] = own
+                        letters = own
+                    self.registers[letters] = BITS[kind]
             elif line.endswith(":"):
                 self.labels[line[:-1]] = len(self.instructions)
             else:
-                self.instructions.append(_instruction(line))
+                self.instructions.append(_instruction(_renamed(line, scopes)))
+
+
+def _renamed(line: str, scopes: list[dict[str, str]]) -> str:
+    """Return a line with the registers of its scopes under names that are theirs alone."""
+    for scope in reversed(scopes[1:]):
+        for name, own in scope.items():
+            line = re.sub(rf"(?<![\w%.$]){re.escape(name)}(?![\w.$])", own, line)
+    return line
 
 
 def _instruction(line: str) -> Instruction:
