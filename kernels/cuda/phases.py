@@ -49,7 +49,7 @@ def sums(g: Geometry, forward: bool) -> Sums:
         )
         one = (1, 1, 1)
         return Sums(g.group_in, g.group_out, g.output, g.stride, one, (Phase((0, 0, 0), g.input, taps),))
-    axes = [_axis(g, axis) for axis in range(3)]
+    axes = [axis_phases(g, axis) for axis in range(3)]
     phases = []
     for (r0, size0, taps0), (r1, size1, taps1), (r2, size2, taps2) in itertools.product(*axes):
         taps = tuple(
@@ -64,7 +64,7 @@ def _index(g: Geometry, at: tuple[int, ...]) -> int:
     return (at[0] * g.kernel[1] + at[1]) * g.kernel[2] + at[2]
 
 
-def _axis(g: Geometry, axis: int) -> list[tuple[int, int, list[tuple[int, int]]]]:
+def axis_phases(g: Geometry, axis: int) -> list[tuple[int, int, list[tuple[int, int]]]]:
     """Return first output, outputs and (shift, k) of each phase of an axis."""
     s, outputs = g.stride[axis], g.output[axis]
     found = []

@@ -46,6 +46,7 @@ class Counts:
     sectors: int = 0
     ideal_sectors: int = 0
     loads: Counter[int] = field(default_factory=Counter)  # of shared memory, by bytes
+    conflicts: Counter[int] = field(default_factory=Counter)  # wavefronts over the ideal, by bytes of a thread's access
 
 
 class Machine:
@@ -365,8 +366,10 @@ class _Block:
         words = (addresses[:, None] // np.uint64(4) + np.arange(max(1, size // 4), dtype=np.uint64)).astype(np.int64)
         for number in np.unique(group):
             distinct = np.unique(words[group == number])
-            self.counts.wavefronts += int(np.bincount(distinct % 32).max())
-            self.counts.ideal_wavefronts += -(-distinct.size // 32)
+            needed, ideal = int(np.bincount(distinct % 32).max()), -(-distinct.size // 32)
+            self.counts.wavefronts += needed
+            self.counts.ideal_wavefronts += ideal
+            self.counts.conflicts[size] += needed - ideal
 
     def _move(self, instruction: Instruction, lanes: NDArray[np.int64]) -> None:
         target, source = instruction.operands
