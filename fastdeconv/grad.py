@@ -50,6 +50,8 @@ def bias_grad(ndim: int, gy: Array) -> Array:
     if gy.ndim not in (ndim, ndim + 1, ndim + 2):
         raise ValueError(f"grad_output must have {ndim + 1} or {ndim + 2} axes (N, C_out, …); got shape {gy.shape}")
     gy = gy.reshape((1,) * (ndim + 2 - gy.ndim) + gy.shape)
+    if not isinstance(gy, np.ndarray) and gy.size and gy.dtype.kind != "c":
+        return _device_bias_grad(ndim, gy)
     wide = gy.dtype
     if wide.kind in "iu":
         wide = np.dtype("int64")
@@ -59,6 +61,14 @@ def bias_grad(ndim: int, gy: Array) -> Array:
     with np.errstate(all="ignore"):
         planes = gy.reshape(*gy.shape[:2], math.prod(gy.shape[2:])).sum(axis=2, dtype=wide)
         total: Array = namespace(gy).ascontiguousarray(planes.T).sum(axis=1, dtype=wide).astype(gy.dtype)
+    return total
+
+
+def _device_bias_grad(ndim: int, gy: Array) -> Array:
+    from fastdeconv.cuda.run import bias_gradient
+
+    wide = gy.astype("int64") if gy.dtype.kind in "iu" else gy
+    total: Array = bias_gradient(wide, ndim).astype(gy.dtype, copy=False)
     return total
 
 

@@ -17,6 +17,7 @@ from ptx_machine import Machine, Program
 from fastdeconv import calls, dispatch
 from fastdeconv.cuda import cost as _cost
 from fastdeconv.cuda import plan as _plan
+from fastdeconv.cuda import run as _run
 from fastdeconv.cuda import runtime as _runtime
 
 
@@ -327,7 +328,7 @@ def install(monkeypatch, **state):
     fake_cupyx.empty_pinned = np.empty
     monkeypatch.setitem(sys.modules, "cupyx", fake_cupyx)
     of_runtime = (_runtime.cupy, _runtime.target, _runtime.function, _runtime.ptx)
-    for cached in (*of_runtime, _plan.table, _cost._limits, dispatch.choose):
+    for cached in (*of_runtime, _plan.table, _run._bias_bound, _cost._limits, dispatch.choose):
         cached.cache_clear()
     calls._cached_plan.cache_clear()
     return STATE

@@ -13,11 +13,12 @@ from fastdeconv.cuda import cost, runtime
 from fastdeconv.kernels import cache
 from fastdeconv.kernels.cuda import device, gather_gemm, weight_gemm
 from fastdeconv.kernels.cuda.factory import identity
+from fastdeconv.problem import numpy_dtype
 from fastdeconv.tensorflow import conv2d_transpose
 
 RNG = np.random.default_rng(3)
 PARAMETERS = {"stride": 2, "padding": 1}
-X, W, B = (RNG.integers(-3, 4, shape).astype("f4") for shape in ((2, 3, 5, 6), (3, 4, 4, 4), (4,)))
+X, W, B = (RNG.integers(-3, 4, shape).astype("f4") for shape in ((2, 3, 5, 6), (3, 8, 4, 4), (8,)))
 Y = fd.conv_transpose2d(X, W, B, **PARAMETERS)
 GY = RNG.integers(-3, 4, Y.shape).astype("f4")
 
@@ -126,6 +127,18 @@ class TestMemory:
 
 
 class TestElementTypes:
+    @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "int64", "int8", "uint16"])
+    def test_every_type(self, gpu, dtype):
+        kind = numpy_dtype(dtype)
+        x, w, b = (abs(a).clip(0, 2).astype(kind) for a in (integers(1, 2, 3, 4), integers(2, 5, 2, 2), integers(5)))
+        y = fd.conv_transpose2d(x, w, b, stride=2)
+        got = fd.conv_transpose2d(*up(x, w, b), stride=2)
+        assert got.dtype == kind
+        gradients = fd.conv_transpose2d_vjp(*up(y, x, w, b), stride=2)
+        for each, want in zip((got, *gradients), (y, *fd.conv_transpose2d_vjp(y, x, w, b, stride=2))):
+            assert each.dtype == kind
+            np.testing.assert_array_equal(each.get().astype("f8"), want.astype("f8"))
+
     @pytest.mark.parametrize("dtype", ["complex64"])
     def test_lowered(self, gpu, dtype):
         x, w = integers(1, 2, 3, 4), integers(2, 3, 2, 2)

@@ -10,7 +10,17 @@ import numpy as np
 
 from fastdeconv.cuda import runtime
 from fastdeconv.cuda.run import NAMES, PREPARED, DeviceRun, activations, scratch_bytes, steps_of, too_large
-from fastdeconv.kernels.cuda import gather_gemm, weight_gemm
+from fastdeconv.kernels.cuda import (
+    depthwise,
+    depthwise_weight,
+    few_outputs,
+    gather_gemm,
+    per_output,
+    plain_gemm,
+    tensor_gemm,
+    tensor_weight_gemm,
+    weight_gemm,
+)
 from fastdeconv.kernels.cuda.launches import DeviceImplementation, Target
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation, Prepared, Run
 from fastdeconv.lowering import CUDA, Adapt, lower, lower_prepared
@@ -18,9 +28,21 @@ from fastdeconv.problem import Pass, Problem
 
 # Best first; the last takes anything.
 TABLES: dict[Pass, tuple[DeviceImplementation, ...]] = {
-    "forward": (gather_gemm.FORWARD,),
-    "input_grad": (gather_gemm.INPUT_GRAD,),
-    "weight_grad": (weight_gemm.WEIGHT_GRAD,),
+    "forward": (
+        depthwise.FORWARD,
+        few_outputs.FORWARD,
+        tensor_gemm.FORWARD,
+        plain_gemm.FORWARD,
+        gather_gemm.FORWARD,
+        per_output.FORWARD,
+    ),
+    "input_grad": (depthwise.INPUT_GRAD, tensor_gemm.INPUT_GRAD, gather_gemm.INPUT_GRAD, per_output.INPUT_GRAD),
+    "weight_grad": (
+        depthwise_weight.WEIGHT_GRAD,
+        tensor_weight_gemm.WEIGHT_GRAD,
+        weight_gemm.WEIGHT_GRAD,
+        per_output.WEIGHT_GRAD,
+    ),
 }
 
 

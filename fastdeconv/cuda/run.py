@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastdeconv.cuda import runtime
+from fastdeconv.kernels.cuda import bias_grad
 from fastdeconv.kernels.cuda.launches import (
     ALIGNED,
     DeviceImplementation,
@@ -219,6 +221,26 @@ class DeviceRun:
             bound = _Bound(self._implementation.steps(self._geometry, layout, self._target), self._index)
             self._bound = {**self._bound, layout: bound}
         return bound
+
+
+def bias_gradient(gy: Any, ndim: int) -> Any:
+    """Return the sums of an array's channels, on its device; the array has a type that kernels take as it is."""
+    index = gy.device.id
+    with runtime.on(index):
+        if min(gy.strides) < 0:
+            gy = runtime.cupy().ascontiguousarray(gy)
+        out = runtime.cupy().empty(gy.shape[1], gy.dtype)
+        bound = _bias_bound(str(gy.dtype), gy.shape[0], gy.shape[1], gy.shape[2:], _strides(gy, ndim), index)
+        bound.launch(_addresses({"gy": gy, "out": out}))
+    return out
+
+
+@functools.lru_cache(maxsize=256)
+def _bias_bound(dtype: str, batch: int, channels: int, size: tuple[int, ...], strides: Strides, index: int) -> _Bound:
+    ones, zeros = (1, 1, 1), (0, 0, 0)
+    output: Any = (*ones[len(size) :], *size)
+    g = Geometry(dtype, batch, 1, 1, channels, ones, output, ones, ones, zeros, ones)
+    return _Bound(bias_grad.steps(g, strides, runtime.target(index)), index)
 
 
 def _addresses(named: dict[str, Any]) -> dict[str, int]:

@@ -6,6 +6,7 @@ which knows no intrinsics and gets Python twins of them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 __all__ = [
     "SIMULATED",
     "Runs",
+    "barrier",
     "bfloat_to_bits",
     "bits_to_bfloat",
     "bits_to_half",
@@ -60,6 +62,10 @@ class Runs(NamedTuple):
 
 
 if SIMULATED:
+
+    def barrier() -> None:
+        """Wait for all threads of the block, in any module: the simulator has its `cuda` only in that of the kernel."""
+        threading.current_thread().syncthreads()
 
     def intrinsic(function: Callable[..., Any]) -> Any:
         """Make an operation of inline PTX importable here, where it has no twin and nothing can run it."""
@@ -152,6 +158,8 @@ if SIMULATED:
 else:
     from llvmlite import ir
     from numba.cuda.extending import intrinsic  # type: ignore[no-redef]
+
+    barrier = cuda.syncthreads
 
     def _base(context: Any, builder: Any, kind: Any, array: Any) -> Any:
         """Return the address of an array's first element, or the pointer."""

@@ -2,6 +2,7 @@
 
 float16 and bfloat16 are widened to float32 as they are read, sums are of float32, and results are rounded once, to
 nearest even. Compiled kernels see them as 16-bit integers; in Numba's simulator arrays hold the numbers themselves.
+Sums of integers wrap around, as NumPy's do.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fastdeconv.kernels.cuda.device import (
 )
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
+ANY = (*DTYPES, "int64")
 
 
 class Elements(NamedTuple):
@@ -66,7 +68,7 @@ def _same(value: Any) -> Any:
 @cache
 def elements(dtype: str) -> Elements:
     """Return what kernels know of a type of NumPy's name, or of bfloat16."""
-    if dtype in ("float32", "float64"):
+    if dtype in ("float32", "float64", "int64"):
         scalar = getattr(np, dtype)
         size = np.dtype(dtype).itemsize
         zero = scalar(0)
@@ -95,3 +97,8 @@ def widen_unit(kind: Elements, count: int) -> Any:
         return widen(values[0]), widen(values[1]), widen(values[2]), widen(values[3])
 
     return {1: one, 2: two, 4: four}[count]
+
+
+def refused(dtype: str) -> str | None:
+    """Return why kernels for all of `ANY` cannot serve a type, or None."""
+    return None if dtype in ANY else f"serves {', '.join(ANY)}, not {dtype}"

@@ -139,6 +139,11 @@ def extent(shape: tuple[int, ...], strides: Strides) -> int:
     return 1 + sum((n - 1) * step for n, step in zip(shape, strides))
 
 
+def channels_last(strides: Strides) -> bool:
+    """Return whether neighbours in memory are channels, not pixels."""
+    return strides[1] < strides[4]
+
+
 def index_for(*elements: int) -> str:
     """Return the integer type for places in arrays of so many elements."""
     return "int32" if max(elements) < SMALL else "int64"
