@@ -118,7 +118,7 @@ def sectors(work, name, monkeypatch):
     def counted(block, addresses, size, lanes):
         before = block.counts.sectors, block.counts.ideal_sectors
         count(block, addresses, size, lanes)
-        if block.memory._find(addresses, size)[0].data.ctypes.data == begin:
+        if block.memory._find(addresses, size, 1)[0].data.ctypes.data == begin:
             moved[0] += block.counts.sectors - before[0]
             moved[1] += block.counts.ideal_sectors - before[1]
 

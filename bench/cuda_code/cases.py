@@ -7,8 +7,19 @@ from functools import cache
 from typing import NamedTuple
 
 from fastdeconv.dispatch import geometry_of
-from fastdeconv.kernels.cuda import gather_gemm, weight_gemm
-from fastdeconv.kernels.cuda.launches import SMALL, DeviceImplementation, Launch, Layout, Strides, Target
+from fastdeconv.kernels.cuda import (
+    bias_grad,
+    depthwise,
+    depthwise_weight,
+    few_outputs,
+    gather_gemm,
+    per_output,
+    plain_gemm,
+    tensor_gemm,
+    tensor_weight_gemm,
+    weight_gemm,
+)
+from fastdeconv.kernels.cuda.launches import SMALL, DeviceImplementation, Launch, Layout, Strides, Target, never
 from fastdeconv.kernels.geometry import Geometry
 from fastdeconv.problem import Pass, Problem
 
@@ -45,6 +56,11 @@ class Case(NamedTuple):
 
 
 FEW = ("float32",)  # of the types, for all but one variant of the largest tile
+HALVES = ("float32", "float16", "bfloat16")
+DCGAN_1 = "mb64ic100ih1iw1oc512kh4kw4"
+DEPTHWISE = "g128mb4ic128ih56iw56oc128oh112ow112kh3kw3sh2sw2ph1pw1"
+# As if the gradient of the bias was a pass: it reads what the input gradient reads first.
+_BIAS_GRAD = DeviceImplementation("bias_grad", "", never, lambda g, at, target: bias_grad.steps(g, at.first, target))
 
 
 def _gather(rows: int, channels: int, what: str, channels_last: bool = False, dtypes: tuple[str, ...] = FEW) -> Case:
@@ -79,7 +95,58 @@ CASES = (
     _weight(128, 16, "channels last", True, DTYPES),
     *(_weight(rows, 16, "channels last", True) for rows in (64, 32)),
     _weight(128, 21, "odd channels last", True),
-)
+    *(
+        Case(tensor_gemm.FORWARD, "forward", tile, sizes, 2, dtypes=HALVES)
+        for tile, sizes in (
+            ("128 × 128", "mb2ic16ih128iw128oc128kh3kw3ph1pw1"),
+            ("64 × 64", "mb2ic16ih8iw8oc64kh3kw3ph1pw1"),
+            ("128 × 32", "mb2ic16ih8iw8oc16kh3kw3ph1pw1"),
+        )
+    ),
+    Case(tensor_gemm.INPUT_GRAD, "input_grad", "64 × 64, rows in lanes", DCGAN_1, 2, dtypes=FEW),
+    *(
+        Case(tensor_weight_gemm.WEIGHT_GRAD, "weight_grad", tile, sizes, 2, dtypes=HALVES)
+        for tile, sizes in (
+            ("128 × 128", "mb2ic128ih8iw8oc128kh3kw3ph1pw1"), ("64 × 64", "mb2ic16ih8iw8oc16kh3kw3ph1pw1"),
+        )
+    ),
+    *(
+        Case(plain_gemm.FORWARD, "forward", what, sizes, plain_gemm.DEPTH, dtypes=FEW)
+        for what, sizes in (
+            ("one pixel", DCGAN_1),
+            ("k2 s2", "mb1ic128ih200iw200oc64kh2kw2sh2sw2"),
+            ("k2 s2 of few pixels", "mb1ic1024ih28iw28oc512kh2kw2sh2sw2"),
+            ("k3 s4", "mb1ic7ih63iw98oc194kh3kw3sh4sw4"),
+            ("k3 s4, cropped", "mb10ic9id13ih7iw19oc78kd2kh2kw3sd4sh4sw4pd1pw1"),
+            ("few columns", "mb2ic100ih1iw1oc512kh4kw4"),
+        )
+    ),
+    *(
+        Case(few_outputs.FORWARD, "forward", what, sizes, dtypes=FEW)
+        for what, sizes in (
+            ("k3 s1", "mb1ic1ih5iw5oc1kh3kw3ph1pw1"),
+            ("k4 s2, 3 channels", "mb64ic64ih32iw32oc3kh4kw4sh2sw2ph1pw1"),
+            ("k9 s2", "mb1ic56ih540iw960oc1oh1080ow1920kh9kw9sh2sw2ph4pw4"),
+            ("k9 s3", "mb1ic56ih85iw85oc1kh9kw9sh3sw3ph4pw4"),
+            ("k16 s8", "g21mb1ic21ih64iw64oc21kh16kw16sh8sw8ph4pw4"),
+            ("k3 s2", DEPTHWISE),
+            ("k3 s4", "g7mb1ic224ih83iw45oc7kh6kw3sh4sw4ph1"),
+        )
+    ),
+    Case(depthwise.FORWARD, "forward", "forward", DEPTHWISE, dtypes=FEW),
+    *(
+        Case(depthwise.INPUT_GRAD, "input_grad", f"input gradient, {what}", sizes, dtypes=FEW)
+        for what, sizes in (
+            ("s2", DEPTHWISE), ("s8", "g21mb1ic21ih64iw64oc21kh16kw16sh8sw8ph4pw4"),
+            ("s256", "g1026mb1ic1026iw224oc1026kw1024sw256"),
+        )
+    ),
+    Case(depthwise_weight.WEIGHT_GRAD, "weight_grad", "weight gradient", DEPTHWISE, dtypes=FEW),
+    Case(per_output.FORWARD, "forward", "forward", "mb2ic16ih8iw8oc16kh3kw3ph1pw1", dtypes=FEW),
+    Case(per_output.INPUT_GRAD, "input_grad", "input gradient", "mb2ic16ih8iw8oc16kh3kw3ph1pw1", dtypes=FEW),
+    Case(per_output.WEIGHT_GRAD, "weight_grad", "weight gradient", "mb2ic16ih8iw8oc16kh3kw3ph1pw1", dtypes=FEW),
+    Case(_BIAS_GRAD, "input_grad", "sums", "mb2ic16ih64iw64oc16kh3kw3ph1pw1", dtypes=FEW),
+)  # fmt: skip
 
 
 class Key(NamedTuple):
@@ -101,7 +168,7 @@ class Entry(NamedTuple):
 @cache
 def entries(capability: tuple[int, int]) -> dict[Key, Entry]:
     """Return the kernels that an architecture gets, each once."""
-    target = Target(capability, 100, tf32=True)
+    target = Target(capability, 108, tf32=True)
     seen = set()
     found = {}
     for case in CASES:
