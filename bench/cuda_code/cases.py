@@ -130,7 +130,7 @@ CASES = (
             ("k9 s3", "mb1ic56ih85iw85oc1kh9kw9sh3sw3ph4pw4"),
             ("k16 s8", "g21mb1ic21ih64iw64oc21kh16kw16sh8sw8ph4pw4"),
             ("k3 s2", DEPTHWISE),
-            ("k3 s4", "g7mb1ic224ih83iw45oc7kh6kw3sh4sw4ph1"),
+            ("k3 s4", "g7mb1ic224ih83iw45oc7oh332ow179kh6kw3sh4sw4ph1pw0"),
         )
     ),
     Case(depthwise.FORWARD, "forward", "forward", DEPTHWISE, dtypes=FEW),
