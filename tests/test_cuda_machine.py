@@ -1,6 +1,7 @@
 """CUDA kernels as they are compiled: PTX executed instruction by instruction, exact on small integers."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,13 @@ def test_what_is_not_finite_reaches_what_it_touches(value, dtype):
         execute(work)
         counted = [oracle(p, pass_, *marked(p, pass_, one)) for one in (1, 2)]
         np.testing.assert_array_equal(~np.isfinite(work.got.astype("f4")), counted[0] != counted[1])
+
+
+def test_shared_arrays_are_aligned_for_their_accesses():
+    """Wherever the assembler places them."""
+    (multiply,) = prepared(gather_gemm.FORWARD, WHOLE, "forward").steps.launches[1:]
+    arrays = re.findall(r"\.shared \.align (\d+)", program(multiply).text)
+    assert set(arrays) == {"16"}
 
 
 SIMULATED = """
