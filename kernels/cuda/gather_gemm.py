@@ -9,7 +9,8 @@ sums, zeros for what is missing · stages of 16 lines in shared memory (`tiles`)
 used. Lanes load along pixels; along channels where these are neighbours, several with one access where all are aligned.
 Results leave through shared memory, along the same axis.
 Parallel over tiles of pixels, blocks of rows, groups; no block touches another's outputs. Sums run in the order of the
-depth, so results do not depend on the grid. A NaN or Inf reaches the outputs it touches and no others.
+depth, so results do not depend on the grid. A NaN or Inf of the source reaches the outputs it touches and no others;
+one of the weights also those whose tap lies outside the source, where it meets a zero.
 
 Ladder, by the machine code for sm_80 (nothing has run on hardware yet): products in percent of the instructions from
 barrier to barrier, for float32, 128 × 128, channels first.

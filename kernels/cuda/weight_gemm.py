@@ -8,7 +8,8 @@ Memory: x and gy of any strides · stages of tiles in shared memory (`tiles`), t
 used · where the next pixels lie in both arrays, found once for the block. A thread loads units of neighbouring
 channels, which have one tap; lanes run along pixels, or along channels where these are neighbours, with one access a
 unit where all are aligned. Results of channels that do not exist are computed from others and dropped.
-Parallel over tiles of rows and columns, groups, ranges. A NaN or Inf reaches the weights it touches and no others.
+Parallel over tiles of rows and columns, groups, ranges. A NaN or Inf of gy reaches the weights it touches and no
+others; one of x also those whose tap lies outside the output, where it meets a zero.
 
 Ladder, by the machine code for sm_80 (nothing has run on hardware yet): products in percent of the instructions from
 barrier to barrier, for float32.
