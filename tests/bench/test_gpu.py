@@ -28,6 +28,10 @@ TINY = "mb1ic2ih2iw3oc3kh2kw2sh1sw2"
 def gpu(monkeypatch):
     """A GPU, and a run that is short on it: one case, small matrices, contenders that need no other library."""
     monkeypatch.setattr(checks, "CASES", {"two_phases": checks.CASES["two_phases"]})
+    for pass_, table in plan.TABLES.items():
+        # Those that serve the case and the layer.
+        kept = tuple(each for each in table if each.name in ("gather_gemm", "weight_gemm", "direct_gather"))
+        monkeypatch.setitem(plan.TABLES, pass_, kept)
     monkeypatch.setattr(checks, "planned", partial(checks.planned, memory=checks.MEMORY[1:3]))
     monkeypatch.setattr(device, "CUDA", ("float32",))
     monkeypatch.setattr(overlap, "_SOURCE", 1)
