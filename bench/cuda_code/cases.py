@@ -32,7 +32,7 @@ class Case(NamedTuple):
     Attributes
     ----------
     variant : str
-        What tells it from the family's others.
+        What tells it from the family's others; no comma, with which the page joins those of one kernel.
     descriptor : str
         The problem, of two images or more.
     depth : int
@@ -103,7 +103,7 @@ CASES = (
             ("128 × 32", "mb2ic16ih8iw8oc16kh3kw3ph1pw1"),
         )
     ),
-    Case(tensor_gemm.INPUT_GRAD, "input_grad", "64 × 64, rows in lanes", DCGAN_1, 2, dtypes=FEW),
+    Case(tensor_gemm.INPUT_GRAD, "input_grad", "64 × 64 by rows", DCGAN_1, 2, dtypes=FEW),
     *(
         Case(tensor_weight_gemm.WEIGHT_GRAD, "weight_grad", tile, sizes, 2, dtypes=HALVES)
         for tile, sizes in (
@@ -117,7 +117,7 @@ CASES = (
             ("k2 s2", "mb1ic128ih200iw200oc64kh2kw2sh2sw2"),
             ("k2 s2 of few pixels", "mb1ic1024ih28iw28oc512kh2kw2sh2sw2"),
             ("k3 s4", "mb1ic7ih63iw98oc194kh3kw3sh4sw4"),
-            ("k3 s4, cropped", "mb10ic9id13ih7iw19oc78kd2kh2kw3sd4sh4sw4pd1pw1"),
+            ("k3 s4 cropped", "mb10ic9id13ih7iw19oc78kd2kh2kw3sd4sh4sw4pd1pw1"),
             ("few columns", "mb2ic100ih1iw1oc512kh4kw4"),
         )
     ),
@@ -125,7 +125,7 @@ CASES = (
         Case(few_outputs.FORWARD, "forward", what, sizes, dtypes=FEW)
         for what, sizes in (
             ("k3 s1", "mb1ic1ih5iw5oc1kh3kw3ph1pw1"),
-            ("k4 s2, 3 channels", "mb64ic64ih32iw32oc3kh4kw4sh2sw2ph1pw1"),
+            ("k4 s2 of 3 channels", "mb64ic64ih32iw32oc3kh4kw4sh2sw2ph1pw1"),
             ("k9 s2", "mb1ic56ih540iw960oc1oh1080ow1920kh9kw9sh2sw2ph4pw4"),
             ("k9 s3", "mb1ic56ih85iw85oc1kh9kw9sh3sw3ph4pw4"),
             ("k16 s8", "g21mb1ic21ih64iw64oc21kh16kw16sh8sw8ph4pw4"),
@@ -135,7 +135,7 @@ CASES = (
     ),
     Case(depthwise.FORWARD, "forward", "forward", DEPTHWISE, dtypes=FEW),
     *(
-        Case(depthwise.INPUT_GRAD, "input_grad", f"input gradient, {what}", sizes, dtypes=FEW)
+        Case(depthwise.INPUT_GRAD, "input_grad", f"input gradient {what}", sizes, dtypes=FEW)
         for what, sizes in (
             ("s2", DEPTHWISE), ("s8", "g21mb1ic21ih64iw64oc21kh16kw16sh8sw8ph4pw4"),
             ("s256", "g1026mb1ic1026iw224oc1026kw1024sw256"),
