@@ -327,7 +327,7 @@ def install(monkeypatch, **state):
     fake_cupyx = types.ModuleType("cupyx")
     fake_cupyx.empty_pinned = np.empty
     monkeypatch.setitem(sys.modules, "cupyx", fake_cupyx)
-    of_runtime = (_runtime.cupy, _runtime.target, _runtime.function, _runtime.ptx)
+    of_runtime = (_runtime.target, _runtime.function, _runtime.ptx)
     for cached in (*of_runtime, _plan.table, _run._bias_bound, _cost._limits, dispatch.choose):
         cached.cache_clear()
     calls._cached_plan.cache_clear()

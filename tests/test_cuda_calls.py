@@ -227,7 +227,6 @@ class TestDevices:
         np.testing.assert_array_equal(fd.conv_transpose2d(X, W, B, device="auto", **PARAMETERS), Y)
 
     def test_no_cupy(self, monkeypatch):
-        runtime.cupy.cache_clear()
         monkeypatch.setitem(sys.modules, "cupy", None)
         with pytest.raises(RuntimeError, match=r'needs CuPy.*install "fastdeconv\[cuda13\]"'):
             fd.conv_transpose2d(fake_cupy.Foreign(X), W)

@@ -28,7 +28,6 @@ _INSTALL = 'install "fastdeconv[cuda13]", or "fastdeconv[cuda12]" for a driver o
 _compiling = threading.Lock()
 
 
-@functools.cache
 def cupy() -> Any:
     """Return CuPy.
 

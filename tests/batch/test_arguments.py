@@ -9,7 +9,6 @@ import pytest
 from batching import check, numbered, picky, tripled
 
 from fastdeconv import batch
-from fastdeconv.cuda import runtime
 
 
 @pytest.mark.quick
@@ -44,7 +43,6 @@ def test_bad_arguments(arguments, error, message):
 @pytest.mark.quick
 def test_no_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    runtime.cupy.cache_clear()
     for device in ("cuda", "cuda:1"):
         with pytest.raises(RuntimeError, match=r'^device "cuda" needs CuPy.*install "fastdeconv\[cuda13\]"'):
             batch.map(tripled, [], device=device)
