@@ -80,6 +80,13 @@ class TestPasses:
         call = getattr(fd, f"conv_transpose{ndim}d")
         same(call(*up(x, w), stride=2), call(x, w, stride=2))
 
+    def test_weights_that_reach_no_output(self, gpu):
+        x, w, b = (np.ones(shape, "f2") for shape in ((1, 2, 1, 1), (2, 3, 1, 1), (3,)))
+        parameters = {"stride": 3, "padding": 1, "output_padding": 2}
+        for algorithm in ("gather_gemm", None):
+            got = fd.conv_transpose2d(*up(x, w, b), algorithm=algorithm, **parameters)
+            same(got, fd.conv_transpose2d(x, w, b, **parameters))
+
 
 class TestMemory:
     def test_any_strides(self, gpu):

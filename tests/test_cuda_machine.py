@@ -26,6 +26,8 @@ CASES = {
     "1d": problem((3, 8, 40), (8, 5, 7), stride=4, padding=2),
     "3d": problem((1, 3, 3, 4, 3), (3, 4, 2, 3, 2), stride=(2, 1, 2), padding=(0, 1, 0)),
 }
+# Its only products lie in the padding.
+NO_TAPS = problem((1, 2, 1, 1), (2, 3, 1, 1), stride=3, padding=1, output_padding=2)
 FAMILIES = {
     "forward": gather_gemm.FORWARD, "input_grad": gather_gemm.INPUT_GRAD, "weight_grad": weight_gemm.WEIGHT_GRAD,
 }  # fmt: skip
@@ -134,6 +136,11 @@ def test_what_is_not_finite_reaches_what_it_touches(value, dtype):
         execute(work)
         counted = [oracle(p, pass_, *marked(p, pass_, one)) for one in (1, 2)]
         np.testing.assert_array_equal(~np.isfinite(work.got.astype("f4")), counted[0] != counted[1])
+
+
+def test_weights_that_reach_no_output():
+    """Then none are packed, and a grid has a block all the same."""
+    run(NO_TAPS, "forward")
 
 
 def test_shared_arrays_are_aligned_for_their_accesses():

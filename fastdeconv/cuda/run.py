@@ -99,11 +99,9 @@ class _Memory:
 
     def take(self, addresses: dict[str, int]) -> Any:
         """Add the addresses of new memory, from the pool of the current stream; return what keeps it."""
-        if not self.nbytes:
-            return None
-        held = runtime.cupy().cuda.alloc(self.nbytes)
+        held = runtime.cupy().cuda.alloc(self.nbytes) if self.nbytes else None
         for name, at in self.offsets.items():
-            addresses[name] = held.ptr + at
+            addresses[name] = at if held is None else held.ptr + at
         return held
 
 

@@ -72,7 +72,7 @@ if SIMULATED:
         """Make an operation of inline PTX importable here, where it has no twin and nothing can run it."""
 
         def absent(*_: Any) -> Any:
-            raise NotImplementedError(f"{function.__name__} is inline PTX: Numba's simulator cannot run it")
+            raise RuntimeError(f"{function.__name__} is inline PTX: Numba's simulator cannot run it")
 
         return absent
 

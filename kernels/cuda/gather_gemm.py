@@ -40,13 +40,13 @@ from fastdeconv.kernels.cuda.device import cuda, device_function, divided, reade
 from fastdeconv.kernels.cuda.elements import DTYPES, Elements, elements, widen_unit
 from fastdeconv.kernels.cuda.factory import kernel_factory
 from fastdeconv.kernels.cuda.launches import (
-    THREADS,
     DeviceImplementation,
     Launch,
     Layout,
     Scratch,
     Steps,
     Target,
+    blocks_for,
     extent,
     index_for,
 )
@@ -411,7 +411,7 @@ def steps(forward: bool, g: Geometry, layout: Layout, target: Target, tile: Tile
     pack = Launch(
         pack_kernel(tile.rows, deep, index, g.dtype, spreads(loads, kind)),
         (pointer, sum_pointer, "int64*", *(index,) * 4),
-        (-(-packed // THREADS),),
+        (blocks_for(packed),),
         ("weight", "packed", "table", packed, group_step, channel_step, row_step),
     )
     multiply = Launch(

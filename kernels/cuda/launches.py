@@ -144,6 +144,11 @@ def channels_last(strides: Strides) -> bool:
     return strides[1] < strides[4]
 
 
+def blocks_for(threads: int) -> int:
+    """Return how many blocks of `THREADS` have so many threads: one at least, as no device launches an empty grid."""
+    return max(1, -(-threads // THREADS))
+
+
 def index_for(*elements: int) -> str:
     """Return the integer type for places in arrays of so many elements."""
     return "int32" if max(elements) < SMALL else "int64"

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastdeconv.kernels.cuda.device import cuda, device_function
 from fastdeconv.kernels.cuda.factory import kernel_factory
-from fastdeconv.kernels.cuda.launches import THREADS, Launch, Layout
+from fastdeconv.kernels.cuda.launches import Launch, Layout, blocks_for
 from fastdeconv.kernels.geometry import Geometry
 
 
@@ -77,7 +77,7 @@ def pack(lines: Lines, element: str, index: str) -> Launch:
     return Launch(
         _pack_kernel(index),
         (f"{element}*", f"{element}*", *(index,) * len(lines)),
-        (-(-lines.lines * lines.pitch // THREADS),),
+        (blocks_for(lines.lines * lines.pitch),),
         ("weight", "packed", *lines),
     )
 

@@ -35,6 +35,7 @@ from fastdeconv.kernels.cuda.launches import (
     Scratch,
     Steps,
     Target,
+    blocks_for,
     channels_last,
     extent,
     index_for,
@@ -133,7 +134,7 @@ def steps(forward: bool, g: Geometry, layout: Layout, target: Target) -> Steps:
     launch = Launch(
         kernel(forward, g.dtype, index),
         (*(pointer,) * 4, "int64*", "int32"),
-        (-(-count // THREADS),),
+        (blocks_for(count),),
         ("source", "weight", "bias", "out", "table", int(layout.bias)),
     )
     return Steps((launch,), {"table": np.array(table, np.int64)}, {})

@@ -46,6 +46,7 @@ from fastdeconv.kernels.cuda.launches import (
     Scratch,
     Steps,
     Target,
+    blocks_for,
     extent,
     index_for,
 )
@@ -344,7 +345,7 @@ def steps(g: Geometry, layout: Layout, target: Target, tile: Tile | None = None)
         count = math.prod(g.output_shape)
         launches.append(
             Launch(
-                fill_kernel(g.dtype, index), (pointer, pointer, "int64*", index, "int32"), (-(-count // THREADS),),
+                fill_kernel(g.dtype, index), (pointer, pointer, "int64*", index, "int32"), (blocks_for(count),),
                 ("bias", "out", "table", count, flag),
             )
         )  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 from fastdeconv.kernels.cuda.device import barrier, cuda, device_function
 from fastdeconv.kernels.cuda.elements import elements
 from fastdeconv.kernels.cuda.factory import kernel_factory
-from fastdeconv.kernels.cuda.launches import THREADS, Launch, Target
+from fastdeconv.kernels.cuda.launches import THREADS, Launch, Target, blocks_for
 
 # Blocks that keep a multiprocessor busy, fewest products of a lane in a range, and the limit of a grid's second axis.
 _BLOCKS, _PRODUCTS, _MOST = 8, 64, 65535
@@ -112,4 +112,4 @@ def add(dtype: str, count: int, ranges: int) -> Launch:
     """Return the launch that adds scratch memory "sums" to "out"."""
     element = elements(dtype)
     types = (f"{element.sum}*", element.pointer, "int64", "int64")
-    return Launch(add_kernel(dtype), types, (-(-count // THREADS),), ("sums", "out", count, ranges))
+    return Launch(add_kernel(dtype), types, (blocks_for(count),), ("sums", "out", count, ranges))

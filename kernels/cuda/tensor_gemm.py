@@ -45,13 +45,13 @@ from fastdeconv.kernels.cuda.inline_ptx import (
     widen,
 )
 from fastdeconv.kernels.cuda.launches import (
-    THREADS,
     DeviceImplementation,
     Launch,
     Layout,
     Scratch,
     Steps,
     Target,
+    blocks_for,
     extent,
     index_for,
 )
@@ -389,7 +389,7 @@ def steps(forward: bool, g: Geometry, layout: Layout, target: Target, tile: Tile
     pack = Launch(
         pack_kernel(tile.rows, bits, index),
         (f"{bits}*", f"{bits}*", "int64*", *(index,) * 4),
-        (max(1, -(-packed * each // THREADS)),),  # no weights where every tap lies outside the output
+        (blocks_for(packed * each),),  # none where every tap lies outside the output
         ("weight", "packed", "table", packed * each, group_step, channel_step, row_step),
     )
     source_chunks = extent((g.batch, g.groups, *s.source), source.strides) + source.of_group

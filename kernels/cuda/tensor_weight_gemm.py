@@ -46,13 +46,13 @@ from fastdeconv.kernels.cuda.inline_ptx import (
     write_sums,
 )
 from fastdeconv.kernels.cuda.launches import (
-    THREADS,
     DeviceImplementation,
     Launch,
     Layout,
     Scratch,
     Steps,
     Target,
+    blocks_for,
     extent,
     index_for,
 )
@@ -302,7 +302,7 @@ def steps(g: Geometry, layout: Layout, target: Target, tile: Tile | None = None,
     add = Launch(
         add_kernel(g.dtype),
         ("float32*", f"{BITS[g.dtype]}*", *("int64",) * 9),
-        (-(-count // THREADS),),
+        (blocks_for(count),),
         ("sums", "out", count, ranges, range_step, group_step, pitch, g.group_in, g.group_out, padded, g.taps),
     )
     return Steps(

@@ -32,13 +32,13 @@ from fastdeconv.kernels.cuda.device import cuda, device_function, reader, unrave
 from fastdeconv.kernels.cuda.elements import DTYPES, elements, widen_unit
 from fastdeconv.kernels.cuda.factory import kernel_factory
 from fastdeconv.kernels.cuda.launches import (
-    THREADS,
     DeviceImplementation,
     Launch,
     Layout,
     Scratch,
     Steps,
     Target,
+    blocks_for,
     extent,
     index_for,
 )
@@ -323,7 +323,7 @@ def steps(g: Geometry, layout: Layout, target: Target, ranges: int = 0, tile: Ti
     add = Launch(
         add_kernel(index, g.dtype),
         (sum_pointer, pointer, *(index,) * 6),
-        (-(-count // THREADS),),
+        (blocks_for(count),),
         ("sums", "out", count, g.taps, g.group_out, padded, ranges, range_size),
     )
     scratch = {"sums": Scratch(ranges * range_size, kind.sum)}
