@@ -28,7 +28,6 @@ what registers hold without a spill, and shared memory is read more often.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -50,23 +49,46 @@ from fastdeconv.kernels.cuda.launches import (
     extent,
     index_for,
 )
+from fastdeconv.kernels.cuda.phase_table import (
+    BATCH,
+    CHANNELS,
+    DELTA,
+    DEPTH_AT,
+    FIRST_TAP,
+    FIRST_TILE,
+    GROUP_WEIGHTS,
+    HOP_0,
+    HOP_1,
+    HOP_2,
+    NUMBER,
+    OUT_C,
+    PADDED,
+    ROW_BLOCKS,
+    ROWS,
+    SHIFT_0,
+    SHIFT_1,
+    SHIFT_2,
+    SIZE_0,
+    SIZE_1,
+    SIZE_2,
+    SOURCE_0,
+    SOURCE_1,
+    SOURCE_2,
+    SOURCE_C,
+    SOURCE_N,
+    TAP,
+    TAPS,
+    phase_counts,
+    phase_of,
+    phase_table,
+    pixel_place,
+)
 from fastdeconv.kernels.cuda.phases import Sums, sums
 from fastdeconv.kernels.cuda.tiles import Tile, drain, position, product, stage_of
 from fastdeconv.kernels.geometry import Geometry
 
 TILES = (Tile(128, 128, 8, 8), Tile(64, 128, 8, 8), Tile(32, 128, 8, 8), Tile(16, 128, 8, 4))
 TILES_OF_DOUBLES = (Tile(64, 64, 8, 4), Tile(32, 64, 8, 4), Tile(16, 128, 8, 4))
-
-# What a table of sizes holds, in this order; then `PHASE` entries a phase, then `TAP` a tap: shifts, the number of its
-# weight, and what the shifts add to a place in the source.
-(ROWS, CHANNELS, PADDED, ROW_BLOCKS, GROUPS, BATCH, PHASES,
- SOURCE_N, SOURCE_C, SOURCE_0, SOURCE_1, SOURCE_2, OUT_N, OUT_C, OUT_0, OUT_1, OUT_2,
- SIZE_0, SIZE_1, SIZE_2, HOP_0, HOP_1, HOP_2, STEP_0, STEP_1, STEP_2, GROUP_WEIGHTS) = range(27)  # fmt: skip
-HEADER = 27
-(FIRST_TILE, FIRST_TAP, TAPS, DEPTH_AT, FIRST_0, FIRST_1, FIRST_2, COUNT_0, COUNT_1, COUNT_2) = range(10)
-PHASE = 10
-(SHIFT_0, SHIFT_1, SHIFT_2, NUMBER, DELTA) = range(5)
-TAP = 5
 
 
 class Loads(NamedTuple):
@@ -110,6 +132,7 @@ def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., No
     lanes, spread = loads.lanes(kind.size), spreads(loads, kind)
     depth, threads, block_rows, block_columns = tile.depth, tile.threads, tile.rows, tile.columns
     stage = stage_of(tile, run, 0)
+    find_phase, counts, place = phase_of(index), phase_counts(index), pixel_place(index)
     unraveled, placed, multiply = unravel(index), position(tile), product(tile, run, stage)
     read_rows, write_rows, read_source, write_source = reader(run), writer(run), reader(unit), writer(unit)
     widened = widen_unit(kind, unit)
@@ -145,21 +168,6 @@ def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., No
         return cast(at + table[tap + DELTA]) if inside else cast(-1)
 
     @device_function
-    def place(table: Any, phase: int, pixel: int, pixels: int) -> Any:
-        """Return where a pixel of a phase is in the output, or -1."""
-        if pixel >= pixels:
-            return cast(-1)
-        n, q0, q1, q2 = unraveled(
-            pixel, cast(table[phase + COUNT_0]), cast(table[phase + COUNT_1]), cast(table[phase + COUNT_2])
-        )
-        return cast(
-            n * table[OUT_N]
-            + (q0 * table[STEP_0] + table[phase + FIRST_0]) * table[OUT_0]
-            + (q1 * table[STEP_1] + table[phase + FIRST_1]) * table[OUT_1]
-            + (q2 * table[STEP_2] + table[phase + FIRST_2]) * table[OUT_2]
-        )
-
-    @device_function
     def store(context: Any, row: int, column: int, value: Any) -> None:
         out, places, bias, has_bias, first_row, rows, first_channel, out_c = context
         at, m = places[column], cast(first_row + row)
@@ -178,19 +186,10 @@ def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., No
         thread = cast(cuda.threadIdx.x)
         block, row_block, group = cast(cuda.blockIdx.x), cast(cuda.blockIdx.y), cast(cuda.blockIdx.z)
 
-        # Which phase the tile is of: the last that begins at it or before.
-        low, high = cast(0), cast(table[PHASES])
-        while high - low > 1:
-            middle = cast((low + high) // 2)
-            if table[HEADER + middle * PHASE + FIRST_TILE] <= block:
-                low = middle
-            else:
-                high = middle
-        phase = cast(HEADER + low * PHASE)
+        phase = find_phase(table, FIRST_TILE, block)
         taps, tap_at = cast(table[phase + TAPS]), cast(table[phase + FIRST_TAP])
         padded, channels = cast(table[PADDED]), cast(table[CHANNELS])
-        count0, count1 = cast(table[phase + COUNT_0]), cast(table[phase + COUNT_1])
-        count2 = cast(table[phase + COUNT_2])
+        count0, count1, count2 = counts(table, phase)
         pixels = cast(table[BATCH] * count0 * count1 * count2)
         first_pixel = cast((block - table[phase + FIRST_TILE]) * block_columns)
         size0, size1, size2 = natural(table[SIZE_0]), natural(table[SIZE_1]), natural(table[SIZE_2])
@@ -313,7 +312,7 @@ def pack_kernel(tile_rows: int, depth: int, index: str, dtype: str, spread: bool
     """Return the kernel that packs weights, as sums' type; sizes are in the table. A thread makes one element."""
     block_rows, lines_of_tile = tile_rows, depth
     cast = getattr(np, index)
-    kind = elements(dtype)
+    kind, find_phase = elements(dtype), phase_of(index)
     zero, widen = kind.zero, kind.widen
 
     def pack(
@@ -327,14 +326,7 @@ def pack_kernel(tile_rows: int, depth: int, index: str, dtype: str, spread: bool
         lines = cast(cast(table[GROUP_WEIGHTS]) // block_rows)
         group = cast(line // lines)
         line = cast(line % lines)
-        low, high = cast(0), cast(table[PHASES])
-        while high - low > 1:
-            middle = cast((low + high) // 2)
-            if cast(table[HEADER + middle * PHASE + DEPTH_AT]) * row_blocks <= line:
-                low = middle
-            else:
-                high = middle
-        phase = cast(HEADER + low * PHASE)
+        phase = find_phase(table, DEPTH_AT, cast(line // row_blocks))
         taps = cast(table[phase + TAPS])
         deep = cast((taps * padded + lines_of_tile - 1) // lines_of_tile * lines_of_tile)
         line = cast(line - cast(table[phase + DEPTH_AT]) * row_blocks)
@@ -386,23 +378,11 @@ def steps(forward: bool, g: Geometry, layout: Layout, target: Target, tile: Tile
     tile = tile or tile_for(s.rows, g.dtype)
     loads, deep = loads_for(s, layout, tile, kind), tile.depth
     padded = padded_channels(s.channels, deep)
-    row_blocks = -(-s.rows // tile.rows)
-    head: list[int] = []
-    taps: list[int] = []
-    tiles = depth = 0
-    for phase in s.phases:
-        first_tap = HEADER + PHASE * len(s.phases) + len(taps)
-        head += [tiles, first_tap, len(phase.taps), depth, *phase.first, *phase.size]
-        for tap in phase.taps:
-            taps += [*tap.shift, tap.weight, sum(n * step for n, step in zip(tap.shift, layout.first[2:]))]
-        tiles += -(-g.batch * math.prod(phase.size) // tile.columns)
-        depth += -(-len(phase.taps) * padded // deep) * deep
-    group_weights = depth * row_blocks * tile.rows
-    front = [
-        s.rows, s.channels, padded, row_blocks, g.groups, g.batch, len(s.phases), *layout.first, *layout.second,
-        *s.source, *s.hop, *s.step, group_weights,
-    ]  # fmt: skip
-    packed = g.groups * group_weights
+    table = phase_table(
+        s, g.batch, g.groups, layout.first, layout.second,
+        rows=tile.rows, columns=tile.columns, padded=padded, depth=deep,
+    )  # fmt: skip
+    packed = g.groups * table.group_weights
     group_step, input_step, output_step = g.group_in * g.group_out * g.taps, g.group_out * g.taps, g.taps
     channel_step, row_step = (input_step, output_step) if forward else (output_step, input_step)
     shapes = (g.input_shape, g.output_shape) if forward else (g.output_shape, g.input_shape)
@@ -417,13 +397,12 @@ def steps(forward: bool, g: Geometry, layout: Layout, target: Target, tile: Tile
     multiply = Launch(
         kernel(tile, index, g.dtype, loads),
         (pointer, sum_pointer, pointer, pointer, "int64*", "int32"),
-        (tiles, row_blocks, g.groups),
+        (table.tiles, -(-s.rows // tile.rows), g.groups),
         ("source", "packed", "bias", "out", "table", int(layout.bias)),
         tile.threads,
     )
-    return Steps(
-        (pack, multiply), {"table": np.array(front + head + taps, np.int64)}, {"packed": Scratch(packed, kind.sum)}
-    )
+    table_of_pass = np.array(table.integers, np.int64)
+    return Steps((pack, multiply), {"table": table_of_pass}, {"packed": Scratch(packed, kind.sum)})
 
 
 def _declines(g: Geometry, target: Target) -> str | None:

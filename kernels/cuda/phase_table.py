@@ -1,7 +1,7 @@
 """What kernels that gather pixels read about a pass: one table of integers, and functions that look things up in it.
 
-A header of sizes and strides, then `PHASE` entries for each phase, then four for each tap: its shifts, and which
-element of the kernel it is. A block serves one tile of pixels of one phase.
+A header of sizes and strides, then `PHASE` entries for each phase, then `TAP` for each tap: its shifts, which element
+of the kernel it is, and what the shifts add to a place in the source. A block serves one tile of pixels of one phase.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from fastdeconv.kernels.cuda.phases import Sums
 HEADER = 27
 (FIRST_TILE, FIRST_TAP, TAPS, DEPTH_AT, FIRST_0, FIRST_1, FIRST_2, COUNT_0, COUNT_1, COUNT_2) = range(10)
 PHASE = 10
+(SHIFT_0, SHIFT_1, SHIFT_2, NUMBER, DELTA) = range(5)
+TAP = 5
 
 
 class PhaseTable(NamedTuple):
@@ -54,7 +56,7 @@ def phase_table(
         first_tap = HEADER + PHASE * len(s.phases) + len(taps)
         head += [tiles, first_tap, len(phase.taps), deep, *phase.first, *phase.size]
         for tap in phase.taps:
-            taps += [*tap.shift, tap.weight]
+            taps += [*tap.shift, tap.weight, sum(n * step for n, step in zip(tap.shift, source[2:]))]
         tiles += -(-batch * math.prod(phase.size) // columns)
         deep += -(-len(phase.taps) * padded // depth) * depth
     group_weights = deep * row_blocks * rows
@@ -99,15 +101,15 @@ def phase_counts(index: str) -> Any:
 @cache
 def pixel_place(index: str) -> Any:
     """Return a device function ``(table, phase, pixel, pixels)``: where a pixel of a phase is in the output, or -1."""
-    unraveled, counts = unravel(index), phase_counts(index)
+    cast, unraveled, counts = getattr(np, index), unravel(index), phase_counts(index)
 
     @device_function
     def place(table: Any, phase: int, pixel: int, pixels: int) -> Any:
         if pixel >= pixels:
-            return np.int64(-1)
+            return cast(-1)
         count0, count1, count2 = counts(table, phase)
         n, q0, q1, q2 = unraveled(pixel, count0, count1, count2)
-        return np.int64(
+        return cast(
             n * table[OUT_N]
             + (q0 * table[STEP_0] + table[phase + FIRST_0]) * table[OUT_0]
             + (q1 * table[STEP_1] + table[phase + FIRST_1]) * table[OUT_1]

@@ -58,6 +58,7 @@ from fastdeconv.kernels.cuda.launches import (
 from fastdeconv.kernels.cuda.phase_table import (
     BATCH,
     CHANNELS,
+    DELTA,
     DEPTH_AT,
     FIRST_TAP,
     FIRST_TILE,
@@ -65,10 +66,14 @@ from fastdeconv.kernels.cuda.phase_table import (
     HOP_0,
     HOP_1,
     HOP_2,
+    NUMBER,
     OUT_C,
     PADDED,
     ROW_BLOCKS,
     ROWS,
+    SHIFT_0,
+    SHIFT_1,
+    SHIFT_2,
     SIZE_0,
     SIZE_1,
     SIZE_2,
@@ -77,6 +82,7 @@ from fastdeconv.kernels.cuda.phase_table import (
     SOURCE_2,
     SOURCE_C,
     SOURCE_N,
+    TAP,
     TAPS,
     phase_counts,
     phase_of,
@@ -264,9 +270,9 @@ def kernel(tile: Tile, dtype: str, index: str, channels_last: bool) -> Callable[
             if step < tiles:
                 if moved:
                     exists = tap < taps
-                    entry = cast(tap_at + 4 * (tap if exists else cast(0)))
-                    shift0, shift1, shift2 = cast(table[entry]), cast(table[entry + 1]), cast(table[entry + 2])
-                    delta = cast(shift0 * source0 + shift1 * source1 + shift2 * source2)
+                    entry = cast(tap_at + TAP * (tap if exists else cast(0)))
+                    shift0, shift1 = cast(table[entry + SHIFT_0]), cast(table[entry + SHIFT_1])
+                    shift2, delta = cast(table[entry + SHIFT_2]), cast(table[entry + DELTA])
                     for j in range(many_pixels):
                         p0, p1, p2 = cast(place0[j] + shift0), cast(place1[j] + shift1), cast(place2[j] + shift2)
                         inside = exists and p0 >= 0 and p0 < size0 and p1 >= 0 and p1 < size1 and p2 >= 0 and p2 < size2
@@ -310,7 +316,7 @@ def kernel(tile: Tile, dtype: str, index: str, channels_last: bool) -> Callable[
             store(cells, staged_at, part)
             staged = cast(thread % staged_pixels)  # which is this pixel of the tile
             pixel = cast(first_pixel + staged // 16 * warp_pixels + part * 16 + staged % 16)
-            place = cast(place_of(table, phase, pixel, pixels))
+            place = place_of(table, phase, pixel, pixels)
             if channels_last:
                 note_place(buffer, place)
                 cuda.syncthreads()
@@ -353,7 +359,7 @@ def pack_kernel(tile_rows: int, bits: str, index: str) -> Callable[..., None]:
         tap, channel = cast(depth // padded), cast(depth % padded * each + i % each)
         value = none
         if m < cast(table[ROWS]) and tap < taps and channel < cast(table[CHANNELS]):
-            number = cast(table[cast(table[phase + FIRST_TAP]) + 4 * tap + 3])
+            number = cast(table[cast(table[phase + FIRST_TAP]) + TAP * tap + NUMBER])
             value = weight[group * group_step + channel * channel_step + m * row_step + number]
             if rounds:
                 value = round_to_tf32((value,))[0]
