@@ -47,8 +47,12 @@ def activations(g: Geometry, pass_: Pass) -> tuple[tuple[int, ...], tuple[int, .
     return (g.output_shape, g.input_shape) if pass_ == "input_grad" else (g.input_shape, g.output_shape)
 
 
+@functools.lru_cache(maxsize=64)
 def steps_of(implementation: DeviceImplementation, g: Geometry, pass_: Pass, target: Target) -> Steps:
-    """Return the launches for arrays in C order that begin anywhere: no other layout takes more scratch memory."""
+    """Return the launches for arrays in C order that begin anywhere: no other layout takes more scratch memory.
+
+    Kept for a while: whether a kernel declines, what it takes, and what its weights take are asked one after the other.
+    """
     first, second = map(contiguous, activations(g, pass_))
     return implementation.steps(g, Layout(first, second, bias=pass_ == "forward"), target)
 

@@ -177,7 +177,7 @@ def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., No
                 value = value + widen(bias[channel])
             out[at + channel * out_c] = narrow(value)
 
-    slots, drain_size, put_sums, take_sums = drain(tile, run, channels_last, store)
+    drain_size, leave = drain(tile, run, channels_last, store)
     room_size = max(2 * stage_size, drain_size)
 
     def gather_gemm(source: Any, packed: Any, bias: Any, out: Any, table: Any, has_bias: int) -> None:
@@ -297,12 +297,7 @@ def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., No
                 places[column] = place(table, phase, cast(first_pixel + column), pixels)
         rows, out_c, first_row = cast(table[ROWS]), cast(table[OUT_C]), cast(row_block * block_rows)
         context = out, places, bias, has_bias, first_row, rows, cast(group * rows), out_c
-        cuda.syncthreads()
-        for slot in range(slots):
-            put_sums(cells, room, thread, slot)
-            cuda.syncthreads()
-            take_sums(room, thread, slot, context)
-            cuda.syncthreads()
+        leave(cells, room, thread, context)
 
     return gather_gemm
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
-from fastdeconv.kernels.cuda.device import Runs, device_function, multiplier, picker, reader, writer
+from fastdeconv.kernels.cuda.device import Runs, barrier, device_function, multiplier, picker, reader, writer
 
 WARP = 32
 
@@ -94,23 +94,19 @@ class Drain(NamedTuple):
     """How the sums of a block leave it: through shared memory, a slot of each thread at a time.
 
     Lanes then run along rows, or along columns, as they do in the array that takes the results. A slot is one column of
-    a thread in the first case, else one row. Barriers are the kernel's: after `put`, and after `take`.
+    a thread in the first case, else one row.
 
     Attributes
     ----------
-    slots : int
     room : int
         Elements of shared memory.
-    put : callable
-        Device function ``(sums, room, thread, slot)``.
-    take : callable
-        Device function ``(room, thread, slot, context)`` that calls ``store(context, row, column, sum)`` for each sum.
+    leave : callable
+        Device function ``(sums, room, thread, context)``, for all threads of the block, that calls
+        ``store(context, row, column, sum)`` for each sum.
     """
 
-    slots: int
     room: int
-    put: Any
-    take: Any
+    leave: Any
 
 
 @cache
@@ -144,4 +140,13 @@ def drain(tile: Tile, run: int, rows_run: bool, store: Callable[..., None]) -> D
             else:
                 store(context, other, place, value)
 
-    return Drain(slots, lines * pitch, put, take)
+    @device_function
+    def leave(sums: Any, room: Any, thread: Any, context: Any) -> None:
+        barrier()  # stages are read until here, and what the kernel left for `store` is there now
+        for slot in range(slots):
+            put(sums, room, thread, slot)
+            barrier()
+            take(room, thread, slot, context)
+            barrier()
+
+    return Drain(lines * pitch, leave)

@@ -124,7 +124,7 @@ def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., No
         if m < rows and k < columns:
             sums[at + m * columns + k] = value
 
-    slots, drain_size, put_sums, take_sums = drain(tile, run, False, store)
+    drain_size, leave = drain(tile, run, False, store)
     room_size = max(2 * stage_size, drain_size)
 
     @device_function
@@ -248,12 +248,7 @@ def kernel(tile: Tile, index: str, dtype: str, loads: Loads) -> Callable[..., No
 
         at = cast((part * groups + group) * channels * all_columns)
         context = sums_out, at, first_row, channels, first_column, all_columns
-        cuda.syncthreads()
-        for slot in range(slots):
-            put_sums(cells, room, thread, slot)
-            cuda.syncthreads()
-            take_sums(room, thread, slot, context)
-            cuda.syncthreads()
+        leave(cells, room, thread, context)
 
     return weight_gemm
 
