@@ -1,8 +1,12 @@
 """Passes of device kernels on the machine for PTX, or in Numba's simulator, with operands of small integers."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import ml_dtypes  # noqa: F401  # makes "bfloat16" a type
 import numpy as np
@@ -120,3 +124,13 @@ def simulate(work):
         cuda.jit(launch.kernel)[launch.grid, launch.threads](
             *(flat[a] if isinstance(a, str) else a for a in launch.arguments)
         )
+
+
+def run_in_simulator(code):
+    """Run a program that sees the tests in a process where Numba simulates CUDA; it must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True, text=True, timeout=250, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]

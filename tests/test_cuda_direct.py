@@ -1,10 +1,6 @@
 """Device families without matrix products: exact on small integers, as they are compiled and in the simulator."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +8,7 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda compiles the kernels")
 
 from cases import integers, oracle, problem
-from on_machine import Pass, Target, execute, laid_out, prepared, program
+from on_machine import Pass, Target, execute, laid_out, prepared, program, run_in_simulator
 from ptx_machine import machine
 from test_cuda_machine import CASES
 
@@ -205,9 +201,4 @@ for work in (*works, summed(p, True)):
 
 def test_simulator():
     """The same Python, with no compiler between."""
-    done = subprocess.run(
-        [sys.executable, "-c", SIMULATED],
-        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True, text=True, timeout=250, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_simulator(SIMULATED)

@@ -1,10 +1,6 @@
 """CUDA kernels as they are compiled: PTX executed instruction by instruction, exact on small integers."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +9,7 @@ from cases import floats, operand_shapes, oracle, problem
 pytest.importorskip("numba_cuda", reason="numba-cuda compiles the kernels")
 pytest.importorskip("ml_dtypes", reason="ml_dtypes defines bfloat16")
 
-from on_machine import execute, numpy_dtype, prepared, program
+from on_machine import execute, numpy_dtype, prepared, program, run_in_simulator
 
 from fastdeconv.kernels.cuda import gather_gemm, launches, weight_gemm
 
@@ -166,9 +162,4 @@ for dtype, channels_last in (("float32", True), ("bfloat16", False)):
 
 def test_simulator():
     """The same Python, with no compiler between."""
-    done = subprocess.run(
-        [sys.executable, "-c", SIMULATED],
-        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True, text=True, timeout=250, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_simulator(SIMULATED)

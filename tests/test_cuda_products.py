@@ -1,17 +1,12 @@
 """CUDA kernels of plain matrix products and of few output channels, as they are compiled: PTX on the tests' machine."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from cases import problem
 
 pytest.importorskip("numba_cuda", reason="numba-cuda compiles the kernels")
 
-from on_machine import TARGET, empty, execute, prepared, program
+from on_machine import TARGET, empty, execute, prepared, program, run_in_simulator
 from ptx_machine import Machine
 
 from fastdeconv.dispatch import geometry_of
@@ -194,9 +189,4 @@ for family, p in ((plain_gemm, PLAIN["padding"]), (plain_gemm, PLAIN["few_column
 
 def test_simulator():
     """The same Python, with no compiler between."""
-    done = subprocess.run(
-        [sys.executable, "-c", SIMULATED],
-        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True, text=True, timeout=250, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_simulator(SIMULATED)

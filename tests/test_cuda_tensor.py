@@ -1,10 +1,6 @@
 """Kernels for tensor cores as they are compiled, executed instruction by instruction: exact on small integers."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import fake_cupy
 import numpy as np
@@ -13,7 +9,7 @@ from cases import floats, oracle, problem
 
 pytest.importorskip("numba_cuda", reason="numba-cuda compiles the kernels")
 
-from on_machine import execute, prepared, program
+from on_machine import execute, prepared, program, run_in_simulator
 from test_cuda_machine import CASES
 
 import fastdeconv as fd
@@ -186,9 +182,4 @@ for pass_, implementation in GEMM.items():
 
 def test_simulator():
     """It cannot run these kernels; what chooses among kernels runs there all the same, and is told."""
-    done = subprocess.run(
-        [sys.executable, "-c", SIMULATED],
-        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(Path(__file__).parent)},
-        capture_output=True, text=True, timeout=250, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_simulator(SIMULATED)
