@@ -130,13 +130,13 @@ def same_dtype(**arrays: Array | None) -> str:
     ValueError
         They are not all in one place.
     """
-    first = None
+    first = dtype = None
     for array in arrays.values():
         if array is None:
             continue
         if first is None:
-            first = array
-        elif array.dtype != first.dtype:
+            first, dtype = array, array.dtype
+        elif array.dtype != dtype:
             listing = ", ".join(f"{name} is {a.dtype}" for name, a in arrays.items() if a is not None)
             raise TypeError(f"{' and '.join(arrays)} must have one dtype; {listing}: convert with .astype")
         elif (type(array) is not np.ndarray or type(first) is not np.ndarray) and place_of(array) != place_of(first):
@@ -144,8 +144,8 @@ def same_dtype(**arrays: Array | None) -> str:
             raise ValueError(
                 f"{' and '.join(arrays)} must be on one device; {listing}: move them with cupy.asarray or cupy.asnumpy"
             )
-    assert first is not None
-    return _NATIVE.get(first.dtype) or dtype_name(next(iter(arrays)), first.dtype)
+    assert dtype is not None
+    return _NATIVE.get(dtype) or dtype_name(next(iter(arrays)), dtype)
 
 
 def result(out: Any, shape: tuple[int, ...], dtype: str, **inputs: Array | None) -> Array:

@@ -124,7 +124,9 @@ def _forward(ndim: int) -> Callable[..., Array]:
         y = new(y_shape, x) if out is None else result(out, y_shape, dtype, input=x, weight=w, bias=b)
         if y.size:
             run(p, x, w, y, b)
-        return returned(y, input) if out is None else out
+        if out is not None:
+            return out
+        return y if x is input else returned(y, input)
 
     return _named(conv_transpose, f"conv_transpose{ndim}d", _FORWARD_DOC, ndim)
 

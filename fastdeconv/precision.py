@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastdeconv.problem import shown
 
 _PRECISIONS = ("highest", "high")
-_precision = "highest"
+# Whether the precision is "high": read at every call, changed by `set_float32_precision` only.
+allows_tf32 = False
 
 
 def set_float32_precision(precision: str) -> None:
@@ -24,14 +25,14 @@ def set_float32_precision(precision: str) -> None:
     ValueError
         Neither of them.
     """
-    global _precision
+    global allows_tf32
     if not isinstance(precision, str):
         raise TypeError(f'precision must be "highest" or "high"; got {shown(precision)}')
     if precision not in _PRECISIONS:
         raise ValueError(f'precision must be "highest" or "high"; got {shown(precision)}')
-    _precision = precision
+    allows_tf32 = precision == "high"
 
 
 def get_float32_precision() -> str:
     """Return "highest" or "high"; see `set_float32_precision`."""
-    return _precision
+    return "high" if allows_tf32 else "highest"

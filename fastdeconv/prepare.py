@@ -124,7 +124,9 @@ class PreparedConvTranspose:
             into(ready.run, y, to_vector(x), self._bias)
         elif y.size:
             ready.run(x, self._bias, y)
-        return returned(y, input) if out is None else out
+        if out is not None:
+            return out
+        return y if x is input else returned(y, input)
 
     def moved(self, put: Callable[[Array], Any]) -> PreparedConvTranspose:
         """Return the same for arrays of a device, to which `put` copies."""

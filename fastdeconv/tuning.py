@@ -20,9 +20,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastdeconv import precision
 from fastdeconv.kernels import cache
 from fastdeconv.kernels.cpu import host, threads
-from fastdeconv.precision import get_float32_precision
 from fastdeconv.problem import PASSES, Pass, Problem
 from fastdeconv.workspace import get_workspace_limit
 
@@ -75,7 +75,7 @@ _mode = _Mode()
 def conditions() -> Conditions:
     """Return the conditions of this moment, in this thread."""
     global _untuned
-    limit, tf32 = get_workspace_limit(), get_float32_precision() == "high"
+    limit, tf32 = get_workspace_limit(), precision.allows_tf32
     batch_invariant = _mode.batch_invariant
     if _load() if _table is None else _table:
         return Conditions(limit, _generation, threads.expected(), tf32, batch_invariant)
