@@ -19,6 +19,8 @@ from fastdeconv.tuning import Conditions, conditions
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
+_PLAIN = frozenset({int, type(None)})
+
 
 def plan_call(
     pass_: Pass,
@@ -39,16 +41,12 @@ def plan_call(
     if not (algorithm is None or isinstance(algorithm, str)):
         raise TypeError(f"algorithm must be a kernel's name or None; got {shown(algorithm)}")
     arguments = (stride, padding, output_padding, groups, dilation, output_size)
-    # 1, 1.0 and True are one key to a dictionary, but only the int is a legal argument. A plain loop: this is much of
-    # the time that a small call takes.
-    plain = True
-    for value in arguments:
-        kind = type(value)
-        if kind is tuple:
-            for each in value:
-                plain &= type(each) is int
-        elif kind is not int and value is not None:
-            plain = False
+    # 1, 1.0 and True are one key to a dictionary, but only the int is a legal argument. Ints and None alone, the
+    # usual case, are seen in one go: this is much of the time that a small call takes.
+    plain = _PLAIN.issuperset(map(type, arguments)) or all(
+        type(value) in _PLAIN or (type(value) is tuple and all(type(each) is int for each in value))
+        for value in arguments
+    )
     make = _cached_plan if plain else _make_plan
     return make(pass_, ndim, input_shape, weight_shape, dtype, arguments, device, algorithm, conditions())
 

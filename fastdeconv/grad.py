@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.arrays import namespace, operand, result, returned, same_dtype
+from fastdeconv.arrays import dtype_of_both, namespace, operand, result, returned, same_dtype
 from fastdeconv.calls import Shape, check_grad_output, plan_call, run, with_channels
 from fastdeconv.devices import resolve
 from fastdeconv.problem import IntOrTuple, as_shape
@@ -22,7 +22,7 @@ def input_grad(
     ndim: int, x_shape: Shape, w: Array, gy: Array, parameters: Parameters, out: Any, device: Any, algorithm: Any
 ) -> Array:
     """Compute the gradient with respect to an input of shape `x_shape`; see `conv_transpose2d_input`."""
-    dtype = same_dtype(weight=w, grad_output=gy)
+    dtype = dtype_of_both(w, gy) or same_dtype(weight=w, grad_output=gy)
     full_shape, w_full_shape, bare = with_channels(ndim, x_shape, w.shape)
     p = plan_call("input_grad", ndim, full_shape, w_full_shape, dtype, *parameters, None, device, algorithm)
     check_grad_output(p, gy, ndim, bare)
@@ -34,7 +34,7 @@ def weight_grad(
     ndim: int, x: Array, w_shape: Shape, gy: Array, parameters: Parameters, out: Any, device: Any, algorithm: Any
 ) -> Array:
     """Compute the gradient with respect to a weight of shape `w_shape`; see `conv_transpose2d_weight`."""
-    dtype = same_dtype(input=x, grad_output=gy)
+    dtype = dtype_of_both(x, gy) or same_dtype(input=x, grad_output=gy)
     x_full_shape, full_shape, bare = with_channels(ndim, x.shape, w_shape)
     p = plan_call("weight_grad", ndim, x_full_shape, full_shape, dtype, *parameters, None, device, algorithm)
     check_grad_output(p, gy, ndim, bare)

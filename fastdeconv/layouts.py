@@ -32,7 +32,7 @@ def channel_axis(a: Array) -> int | None:
 
 
 def _served(a: Array) -> int | None:
-    if a.size < _FEW or a.dtype not in (np.float32, np.float64):
+    if a.dtype not in (np.float32, np.float64):
         return None
     axis = channel_axis(a)
     return axis if axis is not None and a.shape[axis] >= _CHANNELS else None
@@ -40,7 +40,7 @@ def _served(a: Array) -> int | None:
 
 def to_vector(a: Array) -> Array:
     """Return the elements in C order as a vector: a view of them if they are adjacent."""
-    axis = _served(a)
+    axis = None if a.size < _FEW else _served(a)
     if axis is None:
         # Unlike reshape, ravel returns adjacent elements whatever the strides.
         return a.ravel()
@@ -52,7 +52,7 @@ def to_vector(a: Array) -> Array:
 
 def from_vector(vector: Array, out: Array) -> None:
     """Write the elements of a vector to an array in C order."""
-    axis = _served(out)
+    axis = None if out.size < _FEW else _served(out)
     if axis is None:
         out[...] = vector.reshape(out.shape)
         return

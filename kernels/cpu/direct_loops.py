@@ -9,6 +9,7 @@ Parallel over (image, channel) planes of the result, or the (input channel, outp
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def weight_grad_units(lo: int, hi: int, x: Any, gy: Any, gw: Any, layout: Any) -
                     gw[unit * taps + (k0 * p.kernel[1] + k1) * p.kernel[2] + k2] = total
 
 
-def _bind(g: Geometry, units: Kernel, count: int) -> Run:
+def _bind(g: Geometry, units: Kernel, count: int) -> tuple[Callable[..., None], Array]:
     layout = np.zeros(1, LAYOUT)
     for name in (
         "batch",
@@ -165,11 +166,24 @@ def _bind(g: Geometry, units: Kernel, count: int) -> Run:
         "dilation",
     ):
         layout[name] = getattr(g, name)
-    no_bias = np.empty(0, g.dtype)
-    launch = units.launcher(g.dtype, count, 8 * g.multiplications)
+    return units.launcher(g.dtype, count, 8 * g.multiplications), layout
 
-    def run(*arrays: Array | None) -> None:
-        launch(*[no_bias if a is None else a for a in arrays], layout)
+
+def _bind_forward(g: Geometry) -> Run:
+    launch, layout = _bind(g, forward_units, g.batch * g.out_channels)
+    no_bias = np.empty(0, g.dtype)
+
+    def run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        launch(x, w, no_bias if bias is None else bias, y, layout)
+
+    return run
+
+
+def _bind_grad(g: Geometry, units: Kernel, count: int) -> Run:
+    launch, layout = _bind(g, units, count)
+
+    def run(a: Array, b: Array, out: Array) -> None:
+        launch(a, b, out, layout)
 
     return run
 
@@ -200,14 +214,14 @@ FORWARD = Implementation(
     "direct_loops",
     _IDEA,
     lambda g: _declines(g, g.group_in * _reaching(g)),
-    lambda g: _bind(g, forward_units, g.batch * g.out_channels),
+    _bind_forward,
     lambda g: _yields(g, forward=True),
 )
 INPUT_GRAD = Implementation(
     "direct_loops",
     _IDEA,
     lambda g: _declines(g, g.group_out * g.taps),
-    lambda g: _bind(g, input_grad_units, g.batch * g.in_channels),
+    lambda g: _bind_grad(g, input_grad_units, g.batch * g.in_channels),
     lambda g: _yields(g, forward=False),
 )
 WEIGHT_GRAD = Implementation(
@@ -215,6 +229,6 @@ WEIGHT_GRAD = Implementation(
     _IDEA,
     # Sums along rows, then sums of those.
     lambda g: _declines(g, max(g.input[2], g.batch * g.input[0] * g.input[1])),
-    lambda g: _bind(g, weight_grad_units, g.in_channels * g.group_out),
+    lambda g: _bind_grad(g, weight_grad_units, g.in_channels * g.group_out),
     lambda g: _yields(g, forward=False),
 )
