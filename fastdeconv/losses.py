@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.arrays import host_operand, result, same_dtype
+from fastdeconv.arrays import namespace, new, operand, result, same_dtype
+from fastdeconv.kernels.cpu import losses as kernels
 from fastdeconv.optim import number
 
 Array = NDArray[Any]
@@ -25,6 +26,15 @@ _BLOCK = 32_768
 class Loss(ABC):
     """The mean of ``ρ(y - y_true)`` over all elements; a subclass says what ρ is."""
 
+    def __init_subclass__(cls) -> None:
+        # A loss derived from one with a kernel, that evaluates otherwise, must not get that kernel.
+        if "evaluate" in vars(cls) and "_fused" not in vars(cls):
+            cls._fused = Loss._fused  # type: ignore[method-assign]
+
+    def _fused(self) -> tuple[int, float] | None:
+        """Return ρ by its number among the CPU's kernels, with its parameter; None has `evaluate` called instead."""
+        return None
+
     @abstractmethod
     def evaluate(self, residual: Array, work: Array) -> float:
         """Return ``Σ ρ(residual)`` and overwrite the residual with ``ρ'(residual)``.
@@ -32,7 +42,7 @@ class Loss(ABC):
         Parameters
         ----------
         residual, work : ndarray, one axis
-            Of one shape and dtype; `work` is scratch space.
+            Of one shape and dtype, of NumPy or CuPy; `work` is scratch space.
         """
 
     @abstractmethod
@@ -49,7 +59,7 @@ class Loss(ABC):
         Parameters
         ----------
         y, y_true : ndarray
-            Of one shape and dtype, float32 or float64.
+            Of one shape and dtype, float32 or float64; of NumPy, or of CuPy on one device.
         out : ndarray, optional
             Takes the gradient; may be `y` itself, which is then overwritten.
 
@@ -58,36 +68,51 @@ class Loss(ABC):
         TypeError, ValueError
             The message names the argument, what came and what would do.
         """
-        y, y_true = host_operand("y", y), host_operand("y_true", y_true)
+        y, y_true = operand("y", y), operand("y_true", y_true)
         dtype = real_dtype(y=y, y_true=y_true)
         if y.shape != y_true.shape:
             raise ValueError(f"y and y_true must have one shape; got {y.shape} and {y_true.shape}")
         if not y.size:
             raise ValueError(f"y must have elements to take the mean of; got shape {y.shape}")
         gradient = y if out is y else result(out, y.shape, dtype, y=y, y_true=y_true)
-        packed = gradient if gradient.flags.c_contiguous else np.empty(y.shape, dtype)
-        flat_y, flat_true, flat = y.reshape(-1), y_true.reshape(-1), packed.reshape(-1)
-        work = np.empty(min(_BLOCK, y.size), dtype)
-        total, mean = 0.0, 1.0 / y.size
-        for lo in range(0, y.size, _BLOCK):
-            block = slice(lo, lo + _BLOCK)
-            residual = np.subtract(flat_y[block], flat_true[block], out=flat[block])
-            total += self.evaluate(residual, work[: residual.size])
-            residual *= mean
+        packed = gradient if gradient.flags.c_contiguous else new(y.shape, y)
+        mean = 1.0 / y.size
+        y, y_true = (namespace(a).ascontiguousarray(a) for a in (y, y_true))
+        total = self._flat(y.reshape(-1), y_true.reshape(-1), packed.reshape(-1), dtype, mean)
         if packed is not gradient:
             gradient[...] = packed
         return total * mean, gradient
+
+    def _flat(self, y: Array, y_true: Array, gradient: Array, dtype: str, mean: float) -> float:
+        """Return ``Σ ρ`` and write ``mean · ρ'``, all of vectors."""
+        fused = self._fused() if isinstance(y, np.ndarray) else None
+        if fused is not None:
+            return kernels.evaluate(*fused, dtype, y, y_true, gradient, mean)
+        xp = namespace(y)
+        # A device is told all at once.
+        size = _BLOCK if xp is np else y.size
+        work = new((min(size, y.size),), y)
+        total = 0.0
+        for lo in range(0, y.size, size):
+            block = slice(lo, lo + size)
+            residual = xp.subtract(y[block], y_true[block], out=gradient[block])
+            total += self.evaluate(residual, work[: residual.size])
+            residual *= mean
+        return total
 
 
 @dataclass(frozen=True)
 class MSE(Loss):
     """Mean squared error: ``ρ(r) = r²``."""
 
+    def _fused(self) -> tuple[int, float]:
+        return kernels.SQUARE, 0.0
+
     def evaluate(self, residual: Array, work: Array) -> float:
         """Return ``Σ r²``; the residual becomes ``2r``."""
-        total = float(np.multiply(residual, residual, out=work).sum(dtype=float))
+        namespace(residual).multiply(residual, residual, out=work)
         residual *= 2
-        return total
+        return float(work.sum(dtype=float))
 
     def curvature(self, scale: float) -> float:
         """Return 2."""
@@ -98,12 +123,15 @@ class MSE(Loss):
 class L1(Loss):
     """Mean absolute error: ``ρ(r) = |r|``, with derivative 0 at 0."""
 
+    def _fused(self) -> tuple[int, float]:
+        return kernels.ABSOLUTE, 0.0
+
     def evaluate(self, residual: Array, work: Array) -> float:
         """Return ``Σ |r|``; the residual becomes its sign."""
-        total = float(np.abs(residual, out=work).sum(dtype=float))
-        # np.sign branches on each element and takes several times as long.
-        np.subtract(residual > 0, residual < 0, out=residual, dtype=np.int8, casting="unsafe")
-        return total
+        xp = namespace(residual)
+        xp.abs(residual, out=work)
+        xp.sign(residual, out=residual)
+        return float(work.sum(dtype=float))
 
     def curvature(self, scale: float) -> float:
         """Return that of the parabola that touches ``|r|`` at `scale`."""
@@ -129,11 +157,15 @@ class Charbonnier(Loss):
     def __post_init__(self) -> None:
         number("eps", self.eps, positive=True)
 
+    def _fused(self) -> tuple[int, float]:
+        return kernels.CHARBONNIER, self.eps * self.eps
+
     def evaluate(self, residual: Array, work: Array) -> float:
         """Return ``Σ √(r² + ε²)``; the residual becomes ``r / √(r² + ε²)``."""
-        np.multiply(residual, residual, out=work)
+        xp = namespace(residual)
+        xp.multiply(residual, residual, out=work)
         work += self.eps * self.eps
-        np.sqrt(work, out=work)
+        xp.sqrt(work, out=work)
         residual /= work
         return float(work.sum(dtype=float))
 
@@ -161,9 +193,12 @@ class Huber(Loss):
     def __post_init__(self) -> None:
         number("delta", self.delta, positive=True)
 
+    def _fused(self) -> tuple[int, float]:
+        return kernels.HUBER, self.delta
+
     def evaluate(self, residual: Array, work: Array) -> float:
         """Return ``Σ ρ(r)``; the residual becomes itself, clipped to ``±δ``."""
-        np.clip(residual, -self.delta, self.delta, out=work)
+        namespace(residual).clip(residual, -self.delta, self.delta, out=work)
         residual -= 0.5 * work
         residual *= work
         total = float(residual.sum(dtype=float))

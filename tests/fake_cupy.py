@@ -124,6 +124,25 @@ class ndarray:  # noqa: N801
     def __sub__(self, other):
         return self._wrapped(self._array - other._array)
 
+    def __rmul__(self, other):
+        return self._wrapped(other * self._array)
+
+    def __iadd__(self, other):
+        self._array += _host(other)
+        return self
+
+    def __isub__(self, other):
+        self._array -= _host(other)
+        return self
+
+    def __imul__(self, other):
+        self._array *= _host(other)
+        return self
+
+    def __itruediv__(self, other):
+        self._array /= _host(other)
+        return self
+
     def __abs__(self):
         return self._wrapped(abs(self._array))
 
@@ -274,6 +293,10 @@ def zeros(shape, dtype="float64"):
     return ndarray(np.zeros(shape, dtype))
 
 
+def zeros_like(array):
+    return zeros(array.shape, array.dtype)
+
+
 def ones(shape, dtype="float64"):
     return ndarray(np.ones(shape, dtype))
 
@@ -288,6 +311,16 @@ def matmul(a, b, out=None):
         return ndarray(product)
     out._array[...] = product
     return out
+
+
+def _of_numpy(name):
+    """Return a function of CuPy that does what NumPy's does, on this CuPy's arrays alone."""
+
+    def call(*arguments, out=None):
+        result = getattr(np, name)(*map(_host, arguments), out=_host(out))
+        return ndarray(result) if out is None else out
+
+    return call
 
 
 def may_share_memory(a, b):
@@ -308,7 +341,8 @@ def install(monkeypatch, **state):
     for name, value in {
         "ndarray": ndarray, "asarray": asarray, "array": array, "empty": empty, "from_dlpack": from_dlpack,
         "ascontiguousarray": ascontiguousarray, "may_share_memory": may_share_memory,
-        "zeros": zeros, "ones": ones, "copyto": copyto, "matmul": matmul,
+        "zeros": zeros, "zeros_like": zeros_like, "ones": ones, "copyto": copyto, "matmul": matmul,
+        **{name: _of_numpy(name) for name in ("abs", "clip", "multiply", "sign", "sqrt", "square", "subtract")},
     }.items():  # fmt: skip
         setattr(fake, name, value)
     runtime = types.SimpleNamespace(

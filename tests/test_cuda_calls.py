@@ -369,12 +369,10 @@ def test_tensorflow(gpu):
 
 
 def test_what_is_for_the_cpu_only(gpu):
-    from fastdeconv.losses import MSE
-
     with pytest.raises(
-        TypeError, match=r"y must be a NumPy array here; got fake_cupy\.ndarray: copy it to the CPU first"
+        TypeError, match=r"x must be a NumPy array here; got fake_cupy\.ndarray: copy it to the CPU first"
     ):
-        MSE().value_and_gradient(*up(Y, Y))
+        fd.fit_kernel(*up(X, Y), 4)
 
 
 def test_info(gpu):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numba
 import numpy as np
 import pytest
 
@@ -80,7 +83,8 @@ def test_out_and_memory_order(name):
     y, y_true = pair((11, 13))
     value, expected = loss.value_and_gradient(y, y_true)
     strided = np.full((22, 13), np.nan)[::2]
-    for a, b in [(y, y_true), (np.asfortranarray(y), y_true), (y, y_true[::-1][::-1])]:
+    wide = np.repeat(y, 2, axis=1)[:, ::2]  # one step between all elements, and not that of an element
+    for a, b in [(y, y_true), (np.asfortranarray(y), y_true), (y, y_true[::-1][::-1]), (wide, y_true)]:
         for out in [None, np.full((11, 13), np.nan), np.full((11, 13), np.nan, order="F"), strided]:
             again, gradient = loss.value_and_gradient(a, b, out)
             assert again == value
@@ -162,3 +166,81 @@ def test_names():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@dataclass(frozen=True)
+class Fourth(losses.Loss):
+    """A user's own, in NumPy."""
+
+    def evaluate(self, residual, work):
+        np.multiply(residual, residual, out=work)
+        residual *= 4 * work
+        work *= work
+        return float(work.sum(dtype=float))
+
+    def curvature(self, scale):
+        return 12 * scale * scale
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("shape", [(1,), (2, 3, 4, 5), (LONG,)])
+def test_a_loss_of_ones_own(shape):
+    y, y_true = pair(shape)
+    value, gradient = Fourth().value_and_gradient(y, y_true)
+    assert value == pytest.approx(((y - y_true) ** 4).mean(), rel=1e-14)
+    np.testing.assert_allclose(gradient, 4 * (y - y_true) ** 3 / y.size, rtol=1e-14)
+
+
+@pytest.mark.quick
+def test_a_loss_that_is_derived_from_one_with_a_kernel():
+    class Halved(losses.MSE):
+        def evaluate(self, residual, work):
+            total = 0.5 * super().evaluate(residual, work)
+            residual *= 0.5
+            return total
+
+    y, y_true = pair((5, 7))
+    value, gradient = Halved().value_and_gradient(y, y_true)
+    wanted, other = losses.MSE().value_and_gradient(y, y_true)
+    assert value == pytest.approx(wanted / 2, rel=1e-14)
+    np.testing.assert_allclose(gradient, other / 2, rtol=1e-14)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_kernel_does_what_the_expressions_do(name, dtype):
+    """The gradient to the bit, the sum to rounding in double precision."""
+    y, y_true = pair((LONG,), dtype)
+    y[:5] = y_true[:5]
+    y[7], y[8] = np.inf, -np.inf
+    kind = type(LOSSES[name][0])
+
+    class Expressions(kind):
+        def _fused(self):
+            return None
+
+    expressions = Expressions(**LOSSES[name][0].__dict__)
+    with np.errstate(invalid="ignore"):
+        value, gradient = LOSSES[name][0].value_and_gradient(y, y_true)
+        wanted, other = expressions.value_and_gradient(y, y_true)
+        np.testing.assert_array_equal(gradient, other)
+        assert value == wanted
+        y[7:9] = 0
+        assert LOSSES[name][0](y, y_true) == pytest.approx(expressions(y, y_true), rel=1e-14)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", NAMES)
+def test_any_number_of_threads_gives_the_same_bits(name):
+    y, y_true = pair((400_003,), "float32")
+    count = numba.get_num_threads()
+    results = []
+    try:
+        for each in (1, count):
+            numba.set_num_threads(each)
+            results.append(LOSSES[name][0].value_and_gradient(y, y_true))
+    finally:
+        numba.set_num_threads(count)
+    assert results[0][0] == results[1][0]
+    np.testing.assert_array_equal(results[0][1], results[1][1])

@@ -17,9 +17,10 @@ from fastdeconv.kernels.cuda import (
     plain_gemm,
     tensor_gemm,
     tensor_weight_gemm,
+    updates,
     weight_gemm,
 )
-from fastdeconv.kernels.cuda.launches import SMALL, DeviceImplementation, Launch, Layout, Strides, Target, never
+from fastdeconv.kernels.cuda.launches import SMALL, DeviceImplementation, Launch, Layout, Steps, Strides, Target, never
 from fastdeconv.kernels.geometry import Geometry
 from fastdeconv.problem import Pass, Problem
 
@@ -61,6 +62,14 @@ DCGAN_1 = "mb64ic100ih1iw1oc512kh4kw4"
 DEPTHWISE = "g128mb4ic128ih56iw56oc128oh112ow112kh3kw3sh2sw2ph1pw1"
 # As if the gradient of the bias was a pass: it reads what the input gradient reads first.
 _BIAS_GRAD = DeviceImplementation("bias_grad", "", never, lambda g, at, target: bias_grad.steps(g, at.first, target))
+
+
+def _update(name: str) -> Case:
+    """Return an update rule as if it was a pass, of which it reads nothing but the element type."""
+    implementation = DeviceImplementation(
+        name, "", never, lambda g, at, target: Steps((updates.launch(name, g.dtype, 1 << 20),), {}, {})
+    )
+    return Case(implementation, "input_grad", "update", "mb2ic16ih8iw8oc16kh3kw3ph1pw1", dtypes=("float32", "float64"))
 
 
 def _gather(rows: int, channels: int, what: str, channels_last: bool = False, dtypes: tuple[str, ...] = FEW) -> Case:
@@ -146,6 +155,7 @@ CASES = (
     Case(per_output.INPUT_GRAD, "input_grad", "input gradient", "mb2ic16ih8iw8oc16kh3kw3ph1pw1", dtypes=FEW),
     Case(per_output.WEIGHT_GRAD, "weight_grad", "weight gradient", "mb2ic16ih8iw8oc16kh3kw3ph1pw1", dtypes=FEW),
     Case(_BIAS_GRAD, "input_grad", "sums", "mb2ic16ih64iw64oc16kh3kw3ph1pw1", dtypes=FEW),
+    *map(_update, updates.RULES),
 )  # fmt: skip
 
 

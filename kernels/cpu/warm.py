@@ -11,8 +11,11 @@ from fastdeconv.kernels.cpu import (
     direct_tile,
     direct_wide_stride,
     interchange,
+    losses,
+    norms,
     planes,
     shared_loop,
+    updates,
 )
 from fastdeconv.kernels.cpu.jit import Kernel
 from fastdeconv.kernels.cpu.long_kernel import input_grad, weight_grad
@@ -20,7 +23,8 @@ from fastdeconv.kernels.cpu.winograd import products, tiles, weight
 
 _MODULES = (
     direct_dot, direct_joint, direct_local, direct_loops, direct_phases, direct_tile,
-    direct_wide_stride, input_grad, interchange, planes, products, tiles, weight, weight_grad,
+    direct_wide_stride, input_grad, interchange, losses, norms, planes, products, tiles,
+    updates, weight, weight_grad,
 )  # fmt: skip
 
 

@@ -1,14 +1,15 @@
-"""Update rules and schedules against torch.optim, step by step, and against their formulas."""
+"""Update rules against torch.optim, step by step, and against their formulas."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fastdeconv import optim
-from fastdeconv.optim import SGD, Adam, AdamW, Cosine, RMSprop, StepDecay
+from fastdeconv.optim import SGD, Adam, AdamW, RMSprop
 
 RULES = {
     "sgd": (SGD(0.05), "SGD", {}),
@@ -45,7 +46,7 @@ def test_against_torch_step_by_step(name, dtype):
     torch = pytest.importorskip("torch")
     rule, theirs, parameters = RULES[name]
     rng = np.random.default_rng(3)
-    w = rng.standard_normal((3, 4)).astype(dtype)
+    w = rng.standard_normal((37, 61)).astype(dtype)  # more than two blocks, and no whole number of vectors
     leaf = torch.tensor(w, requires_grad=True)
     other = getattr(torch.optim, theirs)([leaf], lr=rule.learning_rate, **parameters)
     step = rule.start(w)
@@ -56,25 +57,31 @@ def test_against_torch_step_by_step(name, dtype):
         other.step()
         step(gradient)
         np.testing.assert_array_equal(gradient, kept)
-        np.testing.assert_allclose(w, leaf.detach().numpy(), rtol=0, atol=2 * count * np.finfo(dtype).eps)
+        wanted = leaf.detach().numpy()
+        size = max(1, abs(wanted).max())
+        np.testing.assert_allclose(w, wanted, rtol=0, atol=2 * count * np.finfo(dtype).eps * size)
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        (StepDecay(3, 0.5), lambda torch, o: torch.optim.lr_scheduler.StepLR(o, 3, 0.5)),
-        (Cosine(12), lambda torch, o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 12)),
-        (Cosine(12, floor=0.1), lambda torch, o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 12, eta_min=0.1)),
-    ],
-)
-def test_schedules_against_torch(ours, theirs):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["sgd", "momentum_dampening", "adam", "adamw", "rmsprop_parameters"])
+def test_l1_is_the_penalty_of_a_loss_in_torch(name, dtype):
     torch = pytest.importorskip("torch")
-    other = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    scheduler = theirs(torch, other)
-    for step in range(12):
-        assert ours(step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12, abs=1e-15)
+    rule, theirs, parameters = RULES[name]
+    rng = np.random.default_rng(4)
+    w = rng.standard_normal(1500).astype(dtype)
+    w[::7] = 0
+    leaf = torch.tensor(w, requires_grad=True)
+    other = getattr(torch.optim, theirs)([leaf], lr=rule.learning_rate, **parameters)
+    update = replace(rule, l1=0.3).start(w)
+    for _ in range(3):
+        gradient = rng.standard_normal(w.shape).astype(dtype)
+        gradient[::14] = 0  # so that weights of zero stay there
+        other.zero_grad()
+        ((leaf * torch.tensor(gradient)).sum() + 0.3 * leaf.abs().sum()).backward()
         other.step()
-        scheduler.step()
+        update(gradient)
+        np.testing.assert_allclose(w, leaf.detach().numpy(), rtol=0, atol=20 * np.finfo(dtype).eps)
+    assert (w[::14] == 0).all()
 
 
 @pytest.mark.quick
@@ -116,17 +123,6 @@ def test_a_rule_starts_afresh_and_a_factor_scales_its_rate():
 
 
 @pytest.mark.quick
-def test_cosine_with_warmup():
-    schedule = Cosine(110, warmup=10, floor=0.2)
-    factors = [schedule(step) for step in range(130)]
-    np.testing.assert_allclose(np.diff(factors[:10]), 1 / 11)
-    assert 0 < factors[0] < factors[9] < factors[10] == 1
-    assert factors[60] == pytest.approx(0.6)
-    assert (np.diff(factors[10:110]) < 0).all()
-    np.testing.assert_allclose(factors[110:], 0.2)
-
-
-@pytest.mark.quick
 def test_names():
     assert optim.as_optimizer("momentum") == SGD(momentum=0.9)
     assert optim.as_optimizer("nesterov") == SGD(momentum=0.9, nesterov=True)
@@ -134,11 +130,6 @@ def test_names():
         assert optim.as_optimizer(name) == rule()
     rule = Adam(0.5)
     assert optim.as_optimizer(rule) is rule
-    assert [optim.as_schedule("step", 90)(step) for step in (0, 29, 30, 60)] == pytest.approx([1, 1, 0.1, 0.01])
-    assert optim.as_schedule("cosine", 90) == Cosine(90)
-    assert optim.as_schedule("warmup_cosine", 100) == Cosine(100, warmup=5)
-    assert optim.as_schedule("constant", 5) is optim.constant
-    assert optim.as_schedule(math.cos, 5) is math.cos
 
 
 @pytest.mark.quick
@@ -164,24 +155,16 @@ def test_memory_covers_the_running_means():
         (lambda: SGD(nesterov=True), ValueError, "nesterov=True needs momentum above 0 and dampening=0"),
         (lambda: SGD(momentum=0.9, nesterov=1), TypeError, "nesterov must be True or False; got 1"),
         (lambda: SGD(weight_decay=-1), ValueError, "weight_decay must be a number of at least 0; got -1"),
+        (lambda: SGD(l1=-1), ValueError, "l1 must be a number of at least 0; got -1"),
         (lambda: Adam(betas=0.9), TypeError, "betas must be a pair of numbers; got 0.9"),
         (lambda: Adam(betas=(0.9, 1.0)), ValueError, "betas must be from 0 to below 1; got 1.0"),
         (lambda: Adam(eps=-1e-8), ValueError, "eps must be a number of at least 0; got -1e-08"),
         (lambda: AdamW(amsgrad="no"), TypeError, "amsgrad must be True or False; got 'no'"),
         (lambda: RMSprop(alpha=1.5), ValueError, "alpha must be from 0 to below 1; got 1.5"),
         (lambda: SGD().start(np.ones(1)), ValueError, r"learning_rate must be given: SGD\(learning_rate=0.01\)"),
-        (lambda: StepDecay(0), ValueError, "every must be at least 1; got 0"),
-        (lambda: StepDecay(2.5), TypeError, "every must be an int; got 2.5"),
-        (lambda: StepDecay(2, 0), ValueError, "factor must be a positive number; got 0"),
-        (lambda: Cosine(0), ValueError, "steps must be at least 1; got 0"),
-        (lambda: Cosine(5, warmup=5), ValueError, "warmup must be from 0 to below steps=5; got 5"),
-        (lambda: Cosine(5, floor=1.5), ValueError, "floor must be from 0 to 1; got 1.5"),
         (lambda: optim.as_optimizer("lbfgs"), ValueError, "optimizer must be one of \"sgd\", .*; got 'lbfgs'"),
         (lambda: optim.as_optimizer(Adam), TypeError, "got Adam, a class: call it"),
         (lambda: optim.as_optimizer(0.1), TypeError, "got 0.1"),
-        (lambda: optim.as_schedule("linear", 5), ValueError, "schedule must be one of \"constant\", .*; got 'linear'"),
-        (lambda: optim.as_schedule(0.1, 5), TypeError, "or a callable that takes a step .*; got 0.1"),
-        (lambda: optim.as_schedule(Cosine, 5), TypeError, "schedule must be one of"),
     ],
 )
 def test_bad_input(call, error, message):
