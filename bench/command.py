@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shlex
 import sys
 import time
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from fastdeconv.bench.operands import TIMED, TimedPass
 from fastdeconv.problem import PASSES
 
 DTYPES = ("float32", "float64")
+# Of `bench.training`, which needs PyTorch.
+MODELS = ("fsrcnn", "dcgan", "tiny")
 
 # What an option is where it is not given: the quick run fits into a coffee break, the full one into an evening.
 _QUICK: dict[str, Any] = {"layers": "quick", "passes": list(PASSES), "rounds": 7, "budget": 90.0, "sections": []}
@@ -59,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"with commas, after the rows: {', '.join(SECTIONS)} (none)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
-    commands = parser.add_subparsers(dest="action", metavar="{report,cuda-code,gpu}")
+    commands = parser.add_subparsers(dest="action", metavar="{report,cuda-code,gpu,training}")
     report = commands.add_parser("report", help="a page with pictures from the figures of a run")
     report.add_argument("figures", type=Path, metavar="FILE", help="what --json wrote")
     report.add_argument(
@@ -68,6 +72,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     code = commands.add_parser("cuda-code", help="a page on device kernels as machine code; needs no GPU")
     code.add_argument("-o", "--output", type=Path, default=Path("cuda.md"), metavar="PAGE", help="(%(default)s)")
     _add_gpu(commands)
+    training = commands.add_parser(
+        "training",
+        argument_default=argparse.SUPPRESS,
+        help="training steps of whole models beside PyTorch: time by layer, of the step, memory",
+    )
+    training.add_argument("--models", type=several(MODELS), default=list(MODELS[:2]), metavar="NAMES",
+                          help=f"with commas: {', '.join(MODELS)} ({', '.join(MODELS[:2])})")  # fmt: skip
+    training.add_argument("--rounds", type=_at_least(1), metavar="N", help="measurements of each contender (15)")
+    training.add_argument("--threads", type=_at_least(1), metavar="N", help="of every contender (Numba's)")
+    training.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
+    training.add_argument("-o", "--output", type=Path, metavar="PAGE", help="write the page to a file")
 
 
 def _add_gpu(commands: Any) -> None:
@@ -106,6 +121,8 @@ def run(options: argparse.Namespace) -> int:
         from fastdeconv.bench.gpu import command as gpu
 
         return gpu.run(options)
+    if options.action == "training":
+        return _training(options)
     for name, value in (_FULL if options.full else _QUICK).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -143,6 +160,30 @@ def _cuda_code(options: argparse.Namespace) -> int:
     options.output.write_text(page.render(found), encoding="utf-8")
     print(f"wrote {options.output}")
     return int(any(code.usage.spills or code.usage.stack for code in found.values()))
+
+
+def _training(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("torch") is None:
+        raise BenchError("bench training needs torch: pip install torch")
+    from fastdeconv.bench import machine, training, training_page
+
+    threads, rounds = getattr(options, "threads", None) or fd.get_num_threads(), options.rounds or _FULL["rounds"]
+    try:
+        fd.set_num_threads(threads)
+        models = [training.measure(training.MODELS[name], threads, rounds) for name in options.models]
+    except ValueError as error:
+        raise BenchError(str(error)) from error
+    report = training_page.Report(
+        f"fastdeconv {shlex.join(options.arguments)}", datetime.now(UTC).isoformat(timespec="minutes"),
+        machine.describe(), machine.versions() | {"torch": metadata.version("torch")}, threads, rounds, models,
+    )  # fmt: skip
+    print("\n".join(map(training_page.lines, models)))
+    if options.json:
+        report.write(options.json)
+    if getattr(options, "output", None):
+        options.output.write_text(report.page(), encoding="utf-8")
+        print(f"wrote {options.output}")
+    return 0
 
 
 def _measure(options: argparse.Namespace) -> int:

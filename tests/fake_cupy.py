@@ -7,6 +7,7 @@ stream.
 
 import contextlib
 import importlib.machinery
+import math
 import sys
 import time
 import types
@@ -109,6 +110,9 @@ class ndarray:  # noqa: N801
         else:
             setattr(self._array, name, _host(value))
 
+    def __len__(self):
+        return len(self._array)
+
     def __getitem__(self, key):
         return self._wrapped(self._array[key])
 
@@ -119,13 +123,16 @@ class ndarray:  # noqa: N801
         return self._wrapped(-self._array)
 
     def __add__(self, other):
-        return self._wrapped(self._array + other._array)
+        return self._wrapped(self._array + _host(other))
 
     def __sub__(self, other):
-        return self._wrapped(self._array - other._array)
+        return self._wrapped(self._array - _host(other))
 
     def __rmul__(self, other):
         return self._wrapped(other * self._array)
+
+    def __rtruediv__(self, other):
+        return self._wrapped(other / self._array)
 
     def __iadd__(self, other):
         self._array += _host(other)
@@ -163,6 +170,19 @@ class ndarray:  # noqa: N801
     def set(self, array, stream=None):
         STATE.transfers.append(("up", array.nbytes))
         self._array[...] = array
+
+
+def _operator(name):
+    def call(self, other):
+        result = getattr(self._array, name)(_host(other))
+        return NotImplemented if result is NotImplemented else self._wrapped(result)
+
+    return call
+
+
+# What stands above is as CuPy has it, too; these are the operators that remain.
+for _name in ("radd", "rsub", "mul", "truediv", "le", "lt", "ge", "gt", "eq", "ne"):
+    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
 
 
 def _host(value):
@@ -342,7 +362,10 @@ def install(monkeypatch, **state):
         "ndarray": ndarray, "asarray": asarray, "array": array, "empty": empty, "from_dlpack": from_dlpack,
         "ascontiguousarray": ascontiguousarray, "may_share_memory": may_share_memory,
         "zeros": zeros, "zeros_like": zeros_like, "ones": ones, "copyto": copyto, "matmul": matmul,
-        **{name: _of_numpy(name) for name in ("abs", "clip", "multiply", "sign", "sqrt", "square", "subtract")},
+        **{name: _of_numpy(name) for name in
+           ("abs", "add", "clip", "exp", "isfinite", "log10", "multiply", "sign", "sqrt", "square", "subtract",
+            "tanh")},
+        "where": lambda *arguments: ndarray(np.where(*map(_host, arguments))),
     }.items():  # fmt: skip
         setattr(fake, name, value)
     runtime = types.SimpleNamespace(
@@ -361,6 +384,10 @@ def install(monkeypatch, **state):
     fake_cupyx = types.ModuleType("cupyx")
     fake_cupyx.empty_pinned = np.empty
     monkeypatch.setitem(sys.modules, "cupyx", fake_cupyx)
+    special = types.ModuleType("cupyx.scipy.special")
+    special.erfc = lambda a: ndarray(np.vectorize(math.erfc)(a._array).astype(a.dtype))
+    for name, module in (("cupyx.scipy", types.ModuleType("cupyx.scipy")), ("cupyx.scipy.special", special)):
+        monkeypatch.setitem(sys.modules, name, module)
     of_runtime = (_runtime.target, _runtime.function, _runtime.ptx)
     for cached in (*of_runtime, _plan.table, _run._bias_bound, _cost._limits, dispatch.choose):
         cached.cache_clear()

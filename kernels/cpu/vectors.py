@@ -68,13 +68,13 @@ class Vectors:
         """Read the first `count` lanes; the others are zero and their memory is not touched."""
         align = ir.Constant(ir.IntType(32), self.bytes)
         address = self._address(base, self._touched(count, offset))
-        return self._masked("load", self.type, address, align, self._mask(count), self.zero)
+        return self._masked("load", self.type, address, align, self.first(count), self.zero)
 
     def store_first(self, count: Any, value: Any, base: Any, offset: Any) -> None:
         """Write the first `count` lanes."""
         align = ir.Constant(ir.IntType(32), self.bytes)
         address = self._address(base, self._touched(count, offset))
-        self._masked("store", ir.VoidType(), value, address, align, self._mask(count))
+        self._masked("store", ir.VoidType(), value, address, align, self.first(count))
 
     def _touched(self, count: Any, offset: Any) -> Any:
         """Return the offset, or 0 if there is nothing to access.
@@ -90,7 +90,8 @@ class Vectors:
         else:
             self.store_first(part, value, base, offset)
 
-    def _mask(self, count: Any) -> Any:
+    def first(self, count: Any) -> Any:
+        """Return which lanes are among the first `count`."""
         lane = ir.VectorType(INDEX, self.lanes)
         return self.builder.icmp_signed("<", ir.Constant(lane, list(range(self.lanes))), self.splat(count, lane))
 

@@ -10,8 +10,10 @@ from fastdeconv.kernels.cpu import (
     direct_phases,
     direct_tile,
     direct_wide_stride,
+    elementwise,
     interchange,
     losses,
+    normalization,
     norms,
     planes,
     shared_loop,
@@ -23,7 +25,7 @@ from fastdeconv.kernels.cpu.winograd import products, tiles, weight
 
 _MODULES = (
     direct_dot, direct_joint, direct_local, direct_loops, direct_phases, direct_tile,
-    direct_wide_stride, input_grad, interchange, losses, norms, planes, products, tiles,
+    direct_wide_stride, elementwise, input_grad, interchange, losses, normalization, norms, planes, products, tiles,
     updates, weight, weight_grad,
 )  # fmt: skip
 

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from fastdeconv import functional, grad
 from fastdeconv.arrays import host_operand
+from fastdeconv.fit.checks import check_finite
 from fastdeconv.losses import Loss, real_dtype
+from fastdeconv.nn.init import bilinear
 from fastdeconv.problem import Problem, as_axes
 
 Array = NDArray[Any]
@@ -118,7 +120,7 @@ class Objective:
             raise ValueError(f"init must have the kernel's shape {expected}; got {w.shape}")
         if w.dtype != np.dtype(dtype):
             raise TypeError(f"init must have x's dtype {dtype}; got {w.dtype}: convert with .astype")
-        _check_finite("init", w)
+        check_finite("init", w)
         return w.reshape(shape).astype(dtype, order="C", copy=True)
 
     def rounding(self) -> float:
@@ -195,15 +197,8 @@ def _spatial_axes(x: Array, y_true: Array, kernel_size: Any) -> int:
 def _with_batch(name: str, a: Array, ndim: int) -> Array:
     if not a.size:
         raise ValueError(f"{name} must hold at least one element; got shape {a.shape}")
-    _check_finite(name, a)
+    check_finite(name, a)
     return np.ascontiguousarray(a).reshape((1,) * (ndim + 2 - a.ndim) + a.shape)
-
-
-def _check_finite(name: str, a: Array) -> None:
-    finite = np.isfinite(a)
-    if not finite.all():
-        at = tuple(int(i) for i in np.unravel_index(int(finite.argmin()), a.shape))
-        raise ValueError(f"{name} must be finite; got {a[at]} at index {at}")
 
 
 def _problem(
@@ -232,11 +227,4 @@ def _bilinear(problem: Problem) -> Array:
             f'init="bilinear" interpolates each channel for itself, so y_true must have x\'s {problem.in_channels} '
             f"channels; got {problem.out_channels}"
         )
-    triangle = np.ones(())
-    for k, s, d in zip(problem.kernel_size, problem.stride, problem.dilation):
-        distance = np.abs(d * (np.arange(k) - (k - 1) / 2))
-        triangle = np.multiply.outer(triangle, np.maximum(0, 1 - distance / s))
-    w = np.zeros(problem.weight_shape, problem.dtype)
-    channel = np.arange(problem.in_channels)
-    w[channel, channel % w.shape[1]] = triangle
-    return w
+    return bilinear(np.zeros(problem.weight_shape, problem.dtype), problem.stride, problem.dilation)

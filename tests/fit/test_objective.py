@@ -8,8 +8,8 @@ from fitting import off, synthetic
 
 import fastdeconv as fd
 from fastdeconv import losses, optim
+from fastdeconv.fit.objective import Objective
 from fastdeconv.losses import as_loss
-from fastdeconv.objective import Objective
 
 # -- shapes --------------------------------------------------------------------------------------
 
