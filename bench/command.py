@@ -55,15 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers", type=several(("all", "none", *peers)), default=["all"], metavar="NAMES",
         help=f"all, none, or with commas: {', '.join(peers)} (all that are installed)",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=_at_least(1), metavar="N", help="measurements of each contender (7)")
-    parser.add_argument("--threads", type=_at_least(1), metavar="N", help="of every contender (Numba's)")
+    parser.add_argument("--rounds", type=at_least(1), metavar="N", help="measurements of each contender (7)")
+    parser.add_argument("--threads", type=at_least(1), metavar="N", help="of every contender (Numba's)")
     parser.add_argument("--budget", type=_seconds, metavar="SECONDS", help="start no row after; 0 is without end (90)")
     parser.add_argument(
         "--sections", type=several(("all", "none", *SECTIONS)), metavar="NAMES",
         help=f"with commas, after the rows: {', '.join(SECTIONS)} (none)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
-    commands = parser.add_subparsers(dest="action", metavar="{report,cuda-code,gpu,training}")
+    commands = parser.add_subparsers(dest="action", metavar="{report,cuda-code,gpu,training,upscaling,quality}")
     report = commands.add_parser("report", help="a page with pictures from the figures of a run")
     report.add_argument("figures", type=Path, metavar="FILE", help="what --json wrote")
     report.add_argument(
@@ -79,10 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     training.add_argument("--models", type=several(MODELS), default=list(MODELS[:2]), metavar="NAMES",
                           help=f"with commas: {', '.join(MODELS)} ({', '.join(MODELS[:2])})")  # fmt: skip
-    training.add_argument("--rounds", type=_at_least(1), metavar="N", help="measurements of each contender (15)")
-    training.add_argument("--threads", type=_at_least(1), metavar="N", help="of every contender (Numba's)")
+    training.add_argument("--rounds", type=at_least(1), metavar="N", help="measurements of each contender (15)")
+    training.add_argument("--threads", type=at_least(1), metavar="N", help="of every contender (Numba's)")
     training.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
     training.add_argument("-o", "--output", type=Path, metavar="PAGE", help="write the page to a file")
+    _add_upscaling(commands)
+    _add_quality(commands)
 
 
 def _add_gpu(commands: Any) -> None:
@@ -106,9 +108,49 @@ def _add_gpu(commands: Any) -> None:
         "--precision", dest="precisions", type=several(tuple(PRECISIONS)), default=list(PRECISIONS), metavar="NAMES",
         help=f"with commas: {', '.join(PRECISIONS)} (all)",
     )  # fmt: skip
-    gpu.add_argument("--rounds", type=_at_least(1), metavar="N", help="measurements of each contender (15)")
+    gpu.add_argument("--rounds", type=at_least(1), metavar="N", help="measurements of each contender (15)")
     gpu.add_argument("--budget", type=_seconds, metavar="SECONDS", help="for everything; 0 is without end (440)")
     gpu.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
+
+
+def _add_upscaling(commands: Any) -> None:
+    peers = ("torch", "torch_cl", "onnxruntime")
+    upscaling = commands.add_parser(
+        "upscaling",
+        argument_default=argparse.SUPPRESS,  # what the options above were told, they keep
+        help="how long it takes to enlarge an image, beside PyTorch and ONNX Runtime",
+        description="Times a network on a plane and on the way from an image to the enlarged one, here and with the "
+        "same weights in other libraries, and our way stage by stage.",
+    )
+    upscaling.add_argument(
+        "--model", type=Path, default=None, metavar="FILE", help="a network (of 56, 12, 4; untrained)"
+    )
+    upscaling.add_argument("--scale", type=int, choices=(2, 3, 4), default=2, help="of the network without --model (2)")
+    upscaling.add_argument("--size", type=_size, default=(1080, 1920), metavar="WxH", help="of the input (1920x1080)")
+    upscaling.add_argument(
+        "--peers", type=several(("all", "none", *peers)), metavar="NAMES",
+        help=f"all, none, or with commas: {', '.join(peers)} (all that are installed)",
+    )  # fmt: skip
+    upscaling.add_argument("--rounds", type=at_least(1), metavar="N", help="measurements of each contender (9)")
+    upscaling.add_argument("--threads", type=at_least(1), metavar="N", help="of every contender (Numba's)")
+    upscaling.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
+    upscaling.add_argument("-o", "--output", type=Path, default=None, metavar="PAGE", help="write a page, as Markdown")
+
+
+def _add_quality(commands: Any) -> None:
+    quality = commands.add_parser(
+        "quality",
+        argument_default=argparse.SUPPRESS,  # what the options above were told, they keep
+        help="how good the networks are that come with the package: PSNR, detail, overshoot, checkerboards, time",
+        description="Measures networks on photographs that training never sees, and on drawn planes, beside bicubic "
+        "enlargement or the filters of scikit-image at their best settings.",
+    )
+    quality.add_argument("--models", type=Path, default=None, metavar="DIR", help="with networks (the package's)")
+    quality.add_argument("--images", type=Path, default=None, metavar="FOLDER", help="your own pictures to measure on")
+    quality.add_argument("--rounds", type=at_least(0), metavar="N", help="of the timing; 0 leaves it out (5)")
+    quality.add_argument("--threads", type=at_least(1), metavar="N", help="of every contender (Numba's)")
+    quality.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
+    quality.add_argument("-o", "--output", type=Path, default=None, metavar="PAGE", help="write a page, as Markdown")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -123,6 +165,14 @@ def run(options: argparse.Namespace) -> int:
         return gpu.run(options)
     if options.action == "training":
         return _training(options)
+    if options.action == "upscaling":
+        from fastdeconv.bench import upscaling
+
+        return upscaling.run(options)
+    if options.action == "quality":
+        from fastdeconv.bench import quality
+
+        return quality.run(options)
     for name, value in (_FULL if options.full else _QUICK).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -285,7 +335,9 @@ def several(known: tuple[str, ...]) -> Any:
     return names
 
 
-def _at_least(least: int) -> Any:
+def at_least(least: int) -> Any:
+    """Return a reader of a whole number for argparse."""
+
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}; got {text!r}")
@@ -295,7 +347,14 @@ def _at_least(least: int) -> Any:
 
 
 def _batches(text: str) -> list[int]:
-    return [_at_least(1)(part.strip()) for part in text.split(",")]
+    return [at_least(1)(part.strip()) for part in text.split(",")]
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 16):
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT in pixels, 16 at least; got {text!r}")
+    return int(height), int(width)
 
 
 def _seconds(text: str) -> float:

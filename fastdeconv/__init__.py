@@ -3,7 +3,7 @@
 "Deconvolution" here means transposed convolution, and what is learned with it by gradient descent.
 """
 
-from fastdeconv import batch, grad
+from fastdeconv import batch, fit, grad, losses, nn, optim
 from fastdeconv.autotune import AutotuneResult, autotune
 from fastdeconv.devices import get_device, set_device
 from fastdeconv.explain import Explanation, explain
@@ -39,12 +39,16 @@ __all__ = [
     "conv_transpose3d",
     "conv_transpose3d_vjp",
     "explain",
+    "fit",
     "fit_kernel",
     "get_device",
     "get_float32_precision",
     "get_num_threads",
     "get_workspace_limit",
     "grad",
+    "losses",
+    "nn",
+    "optim",
     "prepare",
     "set_device",
     "set_float32_precision",

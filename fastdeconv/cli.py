@@ -7,15 +7,25 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import fastdeconv as fd
 from fastdeconv.bench.command import add_arguments
+from fastdeconv.imaging.commands import restore, train, upscale
+from fastdeconv.imaging.commands.errors import UsageError
 from fastdeconv.problem import PASSES
 
 # The extra that a command needs, and its packages that nothing works without, by the name they are imported under.
-_EXTRAS = {"demo": ("images", {"PIL", "matplotlib", "skimage"}), "bench": ("bench", {"matplotlib", "tqdm"})}
+_IMAGES = {"PIL", "matplotlib", "skimage", "tqdm", "safetensors", "tifffile"}
+_EXTRAS = {
+    "demo": ("images", _IMAGES),
+    "train": ("images", _IMAGES),
+    "upscale": ("images", _IMAGES),
+    "restore": ("images", _IMAGES),
+    "bench": ("bench", {"matplotlib", "tqdm"}),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except _CommandError as error:
         return _fail(str(error))
+    except UsageError as error:
+        return _fail(str(error), status=2)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         extra, packages = _EXTRAS.get(options.command, ("", set()))
@@ -81,9 +93,10 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        help="learn to enlarge and to deblur photographs, in under a minute",
-        description="Learns one kernel that enlarges photographs twice and one that undoes a blur, measures both on "
-        "photographs that training never saw, and writes a picture, the scores and the kernels.",
+        help="enlarge and restore photographs, and learn to, in under a minute",
+        description="Enlarges and restores photographs with the networks that come along, learns one kernel that "
+        "enlarges and one that undoes a blur, measures all on photographs that training never saw, and writes a "
+        "picture, the scores and the kernels.",
     )
     demo.add_argument("--image", type=Path, metavar="FILE", help="a picture of your own to measure and show as well")
     demo.add_argument(
@@ -92,6 +105,22 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote there")
     demo.add_argument("--seed", type=_seed, default=0, help="of the training crops and the noise (%(default)s)")
     demo.set_defaults(run=_demo)
+
+    enlarge = commands.add_parser(
+        "upscale",
+        help="enlarge pictures two, three or four times",
+        description="Enlarges pictures with a small network that comes along, or with one of your own.",
+    )
+    upscale.add_arguments(enlarge)
+    enlarge.set_defaults(run=partial(_on_pictures, upscale.run))
+
+    mend = commands.add_parser(
+        "restore",
+        help="free pictures of blur, noise and JPEG's blocks",
+        description="Restores pictures with a small network that comes along, or with one of your own.",
+    )
+    restore.add_arguments(mend)
+    mend.set_defaults(run=partial(_on_pictures, restore.run))
 
     info = commands.add_parser("info", help="what fastdeconv found on this machine")
     info.add_argument("--warm", action="store_true", help="compile every kernel now, into the cache on disk")
@@ -118,6 +147,15 @@ def _parser() -> argparse.ArgumentParser:
     autotune.add_argument("--rounds", type=int, default=9, metavar="N", help="measurements of each (%(default)s)")
     autotune.set_defaults(run=_autotune)
 
+    training = commands.add_parser(
+        "train",
+        help="train a network that enlarges or restores pictures",
+        description="Trains a network from pictures, which it learns to bring back after they were reduced or spoiled, "
+        "or from pairs of your own. Writes the model, for upscale and restore, and a report.",
+    )
+    train.add_arguments(training)
+    training.set_defaults(run=_train)
+
     bench = commands.add_parser(
         "bench",
         help="time fastdeconv against its peers on this machine",
@@ -140,9 +178,19 @@ def _demo(options: argparse.Namespace) -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from fastdeconv.imaging import demo
     from fastdeconv.imaging.files import FileError
+    from fastdeconv.imaging.network import NetworkError
 
     try:
         demo.run(options.output, image=options.image, overwrite=options.overwrite, seed=options.seed)
+    except (FileError, NetworkError) as error:
+        raise _CommandError(str(error)) from error
+
+
+def _on_pictures(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    from fastdeconv.imaging.errors import FileError
+
+    try:
+        return run(options)
     except FileError as error:
         raise _CommandError(str(error)) from error
 
@@ -167,6 +215,18 @@ def _autotune(options: argparse.Namespace) -> int:
         raise _CommandError(str(error)) from error
     print(result)
     return 1 if result.wrong else 0
+
+
+def _train(options: argparse.Namespace) -> None:
+    from fastdeconv.fit import CheckpointError
+    from fastdeconv.imaging.files import FileError
+    from fastdeconv.imaging.network import NetworkError
+    from fastdeconv.imaging.training.images import TrainingError
+
+    try:
+        train.run(options)
+    except (FileError, TrainingError, NetworkError, CheckpointError) as error:
+        raise _CommandError(str(error)) from error
 
 
 def _bench(options: argparse.Namespace) -> int:

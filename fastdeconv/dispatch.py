@@ -16,6 +16,7 @@ from fastdeconv.kernels.cpu import (
     direct_local,
     direct_loops,
     direct_phases,
+    direct_pointwise,
     direct_tile,
     direct_wide_stride,
 )
@@ -30,6 +31,7 @@ from fastdeconv.workspace import limit_for
 TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ("cpu", "forward"): (
         direct_loops.FORWARD,
+        direct_pointwise.FORWARD,
         direct_phases.FORWARD,
         direct_wide_stride.FORWARD,
         direct_joint.FORWARD,
@@ -40,6 +42,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ),
     ("cpu", "input_grad"): (
         direct_loops.INPUT_GRAD,
+        direct_pointwise.INPUT_GRAD,
         input_grad.INPUT_GRAD,
         products.WINOGRAD_INPUT_GRAD,
         products.DIRECT_INPUT_GRAD,
@@ -49,6 +52,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ),
     ("cpu", "weight_grad"): (
         direct_loops.WEIGHT_GRAD,
+        direct_pointwise.WEIGHT_GRAD,
         weight_grad.WEIGHT_GRAD,
         weight.WINOGRAD,
         weight.DIRECT,

@@ -154,7 +154,7 @@ def random_problem(rng: np.random.Generator, ndim: int, kind: str = "") -> Probl
     """Draw a small legal problem: every parameter, axis by axis, independently of the others.
 
     Of kind "wide" the last axis has a wide stride and a long kernel, of kind "rows" it has many inputs and each group
-    one output channel.
+    one output channel. Of kind "pointwise" there is a kernel of one tap, and planes are larger than a register tile.
     """
 
     def axes(values: list[int]) -> tuple[int, ...]:
@@ -176,6 +176,10 @@ def random_problem(rng: np.random.Generator, ndim: int, kind: str = "") -> Probl
             stride = (*stride[:-1], int(rng.choice([8, 9, 12, 15, 16, 20, 33])))
             padding = (*padding[:-1], int(rng.choice([0, 1, 4, 8, 17])))
             dilation = (*dilation[:-1], 1)
+        if kind == "pointwise":
+            group_in, group_out = (int(c) for c in rng.choice([4, 5, 7, 8, 9, 12, 13, 16, 17, 20], 2))
+            size = axes({1: [96, 127, 901], 2: [10, 13, 24, 33], 3: [5, 6, 7]}[ndim])
+            kernel, stride, padding, dilation = ((v,) * ndim for v in (1, 1, 0, 1))
         extra = tuple(int(rng.integers(max(s, d))) for s, d in zip(stride, dilation))
         batch = () if rng.random() < 0.2 else (int(rng.choice([1, 1, 2, 3])),)
         try:
@@ -195,6 +199,7 @@ def drawn_cases(count: int, seed: int = 0, kind: str = "") -> dict[str, Problem]
 
 
 CASES = EDGE_CASES | drawn_cases(120) | drawn_cases(24, 1, "wide") | drawn_cases(28, 2, "rows")
+CASES |= drawn_cases(28, 3, "pointwise")
 
 # Every implementation there is, in the order of the tables.
 IMPLEMENTATIONS: list[tuple[Pass, Implementation]] = [

@@ -114,6 +114,7 @@ class ndarray:  # noqa: N801
         return len(self._array)
 
     def __getitem__(self, key):
+        key = tuple(map(_host, key)) if isinstance(key, tuple) else _host(key)
         return self._wrapped(self._array[key])
 
     def __setitem__(self, key, value):

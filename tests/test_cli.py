@@ -120,6 +120,15 @@ def test_demo_does_not_overwrite(capsys, tmp_path, name):
     assert os.listdir(tmp_path) == [name]
 
 
+def test_demo_names_a_network_that_the_installation_lacks(capsys, tmp_path, monkeypatch):
+    from fastdeconv.imaging import shipped
+
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    shipped.upscaling.cache_clear()
+    assert "has no network for scale 2 in " in failure(capsys, "demo", "--output", str(tmp_path / "out"))
+    assert os.listdir(tmp_path / "out") == []
+
+
 def test_demo_needs_a_folder_it_can_write_to(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     assert "is a file, not a folder" in failure(capsys, "demo", "--output", str(tmp_path / "file"))

@@ -105,5 +105,5 @@ def test_compiling_ahead(monkeypatch):
     assert warm.compile_all() == len(entries) == len(set(entries))
     names = {name for name, _ in entries}
     assert {"direct_tile.tile_units", "direct_dot.dot_units", "planes.fill", "planes.pack"} <= names
-    assert {dtype for _, dtype in entries} == {"float32", "float64", "int64"}
+    assert {dtype for _, dtype in entries} == {"float32", "float64", "int64", "uint8", "uint16"}
     assert "ready after" in info.report(compile_ahead=True)

@@ -18,6 +18,7 @@ X86 = {
 TILES = {
     "direct_tile.tile_units": "outer",
     "direct_joint.joint_units": "outer",
+    "chain.chain_units": "outer",
     "direct_dot.dot_units": "inner",
     "products.product_units": "product",
     "weight.weight_units": "product",

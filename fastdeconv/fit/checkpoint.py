@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv import atomic, safetensors
+from fastdeconv import atomic, tensor_file
 from fastdeconv.nn import Module
 from fastdeconv.optim.checks import flag
 from fastdeconv.problem import shown
@@ -54,7 +54,7 @@ def save(
 ) -> None:
     """Write a model's parameters and buffers to a safetensors file, by the names of ``model.state_dict()``.
 
-    The file is there whole or not at all; the same content gives the same bytes. Other programs read it too: torch,
+    The file is there whole or not at all. Other programs read it too: torch,
     with ``safetensors.torch.load_file``.
 
     Parameters
@@ -125,7 +125,7 @@ def write(
     content = {**about, "kind": kind, "version": _VERSION}
     content["crc32"] = _checksum(host, content)
     try:
-        safetensors.write(path, host, {**texts, _KEY: json.dumps(content)})
+        tensor_file.write(path, host, {**texts, _KEY: json.dumps(content)})
     except OSError as error:
         raise unwritable(path, error) from error
 
@@ -160,12 +160,12 @@ def read(path: Path) -> tuple[dict[str, Array], dict[str, Any] | None, dict[str,
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder, where a file in the safetensors format is wanted")
     try:
-        arrays, texts = safetensors.read(path)
+        arrays, texts = tensor_file.read(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except safetensors.FormatError as error:
+    except tensor_file.FormatError as error:
         raise CheckpointError(f"{path}: {error}; {_REMEDY}") from None
     if _KEY not in texts:
         return arrays, None, texts

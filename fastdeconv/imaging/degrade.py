@@ -1,60 +1,20 @@
-"""What spoils a picture, with known settings: reduction, blur and noise; and bicubic resizing both ways."""
+"""What spoils a picture, with known settings: reduction, blur, noise and JPEG."""
 
 from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import gaussian
 
+from fastdeconv.imaging.resize import resize
+
+if TYPE_CHECKING:
+    from fastdeconv.imaging.network import Degradation
+
 Image = NDArray[np.float32]
-
-
-def cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' cubic convolution kernel with a = -1/2, at distances `x` in pixels.
-
-    References
-    ----------
-    Keys, Cubic convolution interpolation for digital image processing, IEEE Trans. ASSP 29 (1981).
-    """
-    x = np.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
-
-
-def resize(image: Image, size: tuple[int, int]) -> Image:
-    """Resize by bicubic interpolation as MATLAB's imresize does: antialiased when reducing, mirrored at borders.
-
-    Parameters
-    ----------
-    image : ndarray, shape (H, W)
-    size : (int, int)
-        The new height and width.
-
-    Returns
-    -------
-    ndarray, shape size
-    """
-    for axis, length in enumerate(size):
-        image = np.moveaxis(_resize_rows(np.moveaxis(image, axis, 0), length), 0, axis)
-    return np.ascontiguousarray(image)
-
-
-def _resize_rows(image: Image, length: int) -> Image:
-    rows = len(image)
-    scale = length / rows
-    shrink = min(scale, 1.0)  # a wider kernel when reducing is the antialiasing
-    centre = (np.arange(length) + 0.5) / scale - 0.5
-    taps = int(np.ceil(4 / shrink)) + 1
-    index = np.floor(centre - 2 / shrink).astype(int)[:, None] + 1 + np.arange(taps)
-    weights = cubic(shrink * (centre[:, None] - index))
-    weights /= weights.sum(axis=1, keepdims=True)
-    mirrored = index % (2 * rows)
-    mirrored = np.minimum(mirrored, 2 * rows - 1 - mirrored)
-    result = np.zeros((length, *image.shape[1:]), image.dtype)
-    for w, i in zip(weights.T, mirrored.T):
-        result += w.astype(image.dtype)[:, None] * image[i]
-    return result
 
 
 def reduce(image: Image, factor: int) -> Image:
@@ -75,3 +35,60 @@ def blur(image: Image, sigma: float) -> Image:
 def add_noise(image: Image, sigma: float, rng: np.random.Generator) -> Image:
     """Add white Gaussian noise of standard deviation `sigma`, in units of the full scale; nothing is clipped."""
     return image + np.float32(sigma) * rng.standard_normal(image.shape, dtype=np.float32)
+
+
+def jpeg(image: Image, quality: int) -> Image:
+    """Compress as grey JPEG and decompress, as libjpeg does through Pillow; the result has the 256 levels stored.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W)
+        From 0 to 1; what lies beyond is clipped.
+    quality : int
+        From 1 to 100.
+
+    Returns
+    -------
+    ndarray of float32, shape (H, W)
+    """
+    from PIL import Image as Pillow
+
+    levels = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
+    with io.BytesIO() as file:
+        Pillow.fromarray(levels).save(file, "JPEG", quality=quality)
+        with Pillow.open(file) as picture:
+            return np.asarray(picture, np.float32) / np.float32(255)
+
+
+def degrade(image: Image, scale: int, degradation: Degradation | None, rng: np.random.Generator) -> Image:
+    """Spoil a plane as pictures are spoiled on their way: reduced, or blurred, then noisy, then compressed.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W)
+        From 0 to 1, with sides that `scale` divides.
+    scale : int
+        1, or how many times smaller the result is.
+    degradation : Degradation, optional
+        From each of its ranges one value is drawn.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of float32, shape (H / scale, W / scale)
+    """
+    # Blur belongs to the scene, so it comes before the reduction; noise and compression belong to what is stored.
+    sigma = rng.uniform(*degradation.blur) if degradation else 0.0
+    if sigma:
+        image = blur(image, sigma)
+    if scale > 1:
+        image = reduce(image, scale)
+    if degradation is None:
+        return image
+    noise = rng.uniform(*degradation.noise)
+    if noise:
+        image = add_noise(image, noise, rng)
+    if degradation.jpeg:
+        low, high = degradation.jpeg
+        image = jpeg(image, int(rng.integers(low, high + 1)))
+    return image

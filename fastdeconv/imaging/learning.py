@@ -1,4 +1,4 @@
-"""Learning a task's kernel from photographs by gradient descent, and applying it."""
+"""Learning a task's single kernel from photographs by gradient descent, and applying it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fastdeconv.fit import FitResult, fit_kernel
 from fastdeconv.functional import conv_transpose2d
-from fastdeconv.imaging.tasks import Task
+from fastdeconv.imaging.tasks import KernelTask
+from fastdeconv.imaging.training.crops import trimmed
 from fastdeconv.losses import MSE
 from fastdeconv.optim import SGD
 
@@ -25,13 +26,7 @@ TOLERANCE, PATIENCE = 1e-4, 50  # stop when the loss fell by no more than this s
 MOMENTUM = 0.97
 
 
-def trimmed(image: Image, stride: int) -> Image:
-    """Cut rows and columns off the end until the stride divides both sides."""
-    height, width = image.shape
-    return image[: height - height % stride, : width - width % stride]
-
-
-def training_pairs(task: Task, truths: Iterable[Image], rng: np.random.Generator) -> tuple[Image, Image]:
+def training_pairs(task: KernelTask, truths: Iterable[Image], rng: np.random.Generator) -> tuple[Image, Image]:
     """Cut crops at random places from photographs and from what degrading makes of them.
 
     Each pair has the input crop's mean taken off, which leaves the kernel its response to constants to learn from the
@@ -39,7 +34,7 @@ def training_pairs(task: Task, truths: Iterable[Image], rng: np.random.Generator
 
     Parameters
     ----------
-    task : Task
+    task : KernelTask
     truths : iterable of ndarray, shape (H, W)
         Luminance, from 0 to 1.
     rng : numpy.random.Generator
@@ -49,30 +44,30 @@ def training_pairs(task: Task, truths: Iterable[Image], rng: np.random.Generator
     -------
     x : ndarray of float32, shape (N, 1, h, h)
     y_true : ndarray of float32, shape (N, 1, CROP, CROP)
-        What a transposed convolution of x with the task's stride and padding is to give.
+        What a transposed convolution of x with the task's scale as stride and its padding is to give.
     """
     inputs, targets = [], []
-    side, margin = CROP // task.stride, task.margin
+    side, margin = CROP // task.scale, task.margin
     for truth in truths:
-        truth = trimmed(truth, task.stride)
+        truth = trimmed(truth, task.scale)
         degraded = task.degrade(truth, rng)
         for _ in range(CROPS):
             i, j = (int(rng.integers(margin, size - side - margin + 1)) for size in degraded.shape)
             x = degraded[i - margin : i + side + margin, j - margin : j + side + margin]
-            rows, columns = (slice(task.stride * k, task.stride * k + CROP) for k in (i, j))
+            rows, columns = (slice(task.scale * k, task.scale * k + CROP) for k in (i, j))
             mean = x.mean()
             inputs.append(x - mean)
             targets.append(truth[rows, columns] - mean)
     return np.stack(inputs)[:, None], np.stack(targets)[:, None]
 
 
-def learn(task: Task, x: Image, y_true: Image, progress: bool | None = None) -> FitResult:
+def learn(task: KernelTask, x: Image, y_true: Image, progress: bool | None = None) -> FitResult:
     """Learn the task's kernel by descent on the mean squared error, with Nesterov's momentum."""
     return fit_kernel(
         x,
         y_true,
         (task.kernel_size, task.kernel_size),
-        stride=task.stride,
+        stride=task.scale,
         padding=task.padding,
         optimizer=SGD(momentum=MOMENTUM, nesterov=True),
         init=task.initial_kernel(task.kernel_size)[None, None],
@@ -83,14 +78,14 @@ def learn(task: Task, x: Image, y_true: Image, progress: bool | None = None) -> 
     )
 
 
-def least_squares(task: Task, x: Image, y_true: Image) -> Image:
+def least_squares(task: KernelTask, x: Image, y_true: Image) -> Image:
     """Return the kernel that minimises the mean squared error, from the normal equations: what descent tends to.
 
     Returns
     -------
     ndarray of float32, shape (kernel_size, kernel_size)
     """
-    stride, taps = task.stride, task.taps
+    stride, taps = task.scale, task.taps
     gram = np.zeros((taps * taps, taps * taps))
     moments = np.zeros((taps * taps, stride * stride))
     for image, truth in zip(x[:, 0], y_true[:, 0]):
@@ -104,13 +99,13 @@ def least_squares(task: Task, x: Image, y_true: Image) -> Image:
     return flipped.reshape(task.kernel_size, task.kernel_size).astype(np.float32)
 
 
-def training_loss(task: Task, kernel: Image, x: Image, y_true: Image) -> float:
+def training_loss(task: KernelTask, kernel: Image, x: Image, y_true: Image) -> float:
     """Return a kernel's mean squared error on training pairs."""
-    y = conv_transpose2d(x, kernel[None, None], stride=task.stride, padding=task.padding)
+    y = conv_transpose2d(x, kernel[None, None], stride=task.scale, padding=task.padding)
     return MSE()(y, y_true)
 
 
-def restore(task: Task, kernel: Image, image: Image) -> Image:
+def restore(task: KernelTask, kernel: Image, image: Image) -> Image:
     """Apply a task's kernel to a picture, mirrored at its borders, and clip the result to [0, 1].
 
     Parameters
@@ -120,9 +115,9 @@ def restore(task: Task, kernel: Image, image: Image) -> Image:
 
     Returns
     -------
-    ndarray of float32, shape (stride·H, stride·W)
+    ndarray of float32, shape (scale·H, scale·W)
     """
     mean = image.mean()
     padded = np.pad(image - mean, task.margin, mode="symmetric")
-    result = conv_transpose2d(padded, kernel, stride=task.stride, padding=task.padding)
+    result = conv_transpose2d(padded, kernel, stride=task.scale, padding=task.padding)
     return np.clip(result + mean, 0, 1, out=result)

@@ -1,66 +1,101 @@
-"""The two things a learned kernel does here: enlarge a picture, and undo a blur. And the standard methods for them."""
+"""What the demo undoes, by the networks that come along and by single kernels, and the standard methods for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.restoration import wiener
 
-from fastdeconv.imaging.degrade import add_noise, blur, cubic, reduce, resize
+from fastdeconv.imaging import degrade, shipped
+from fastdeconv.imaging.enhance import Restorer, Upscaler
+from fastdeconv.imaging.network import Degradation, NetworkError
+from fastdeconv.imaging.resize import bicubic_kernel, resize
 
 Image = NDArray[np.float32]
 
 BLUR_SIGMA = 1.6  # pixels
 NOISE_SIGMA = 2 / 255  # of full scale
+QUALITY = 40  # of JPEG
 # Of 0.001, 0.002, 0.003, 0.005, 0.01 and 0.03 the one with the least squared error on the training photographs.
 WIENER_BALANCE = 0.005
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """A degradation to undo with one transposed convolution.
+    """Something to undo.
 
     Attributes
     ----------
     title : str
         What it does, in a few words.
-    stride : int
-        How much larger the output is than the input.
-    taps : int
-        Odd: taps on each axis that reach one output pixel; the kernel has ``stride·taps``.
+    scale : int
+        How much larger the result is than the input.
     border : int
         Pixels shaved for PSNR and SSIM.
-    degrade : callable
-        Makes the input from the truth and a random generator.
     methods : dict from name to callable
         What is known without learning, made from the input; gain is measured over the first.
-    initial_kernel : callable
-        Makes the kernel that descent starts from, which does what the first method does.
+    degradation : Degradation, optional
+        What is undone besides the reduction.
     note : str
         What a reader of the scores should know about the methods.
     """
 
     title: str
-    stride: int
-    taps: int
+    scale: int
     border: int
-    degrade: Callable[[Image, np.random.Generator], Image]
     methods: dict[str, Callable[[Image], Image]]
-    initial_kernel: Callable[[int], Image]
+    degradation: Degradation | None = None
     note: str = ""
+
+    def degrade(self, truth: Image, rng: np.random.Generator) -> Image:
+        """Make the input from the truth, whose sides the scale divides."""
+        return degrade.degrade(truth, self.scale, self.degradation, rng)
+
+    def pretrained(self) -> Upscaler | Restorer:
+        """Return the network that comes along for this task.
+
+        Raises
+        ------
+        NetworkError
+            The installation lacks it.
+        """
+        if self.degradation is None:
+            return Upscaler.pretrained(self.scale)
+        spoiled = self.degradation
+        restorer = Restorer.pretrained(spoiled.blur[0], spoiled.noise[0], spoiled.jpeg[0] if spoiled.jpeg else None)
+        if restorer.description.degradation != spoiled:
+            raise NetworkError(f"this installation has no network that undoes {spoiled} in {shipped.FOLDER}")
+        return restorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelTask(Task):
+    """One that a single transposed convolution can do, too.
+
+    Attributes
+    ----------
+    taps : int
+        Odd: taps on each axis that reach one output pixel; the kernel has ``scale·taps``.
+    initial_kernel : callable
+        Makes the kernel that descent starts from, which does what the first method does.
+    """
+
+    taps: int
+    initial_kernel: Callable[[int], Image]
 
     @property
     def kernel_size(self) -> int:
         """Side of the kernel."""
-        return self.stride * self.taps
+        return self.scale * self.taps
 
     @property
     def padding(self) -> int:
         """Padding that keeps only the output pixels that all their taps reach."""
-        return self.stride * (self.taps - 1)
+        return self.scale * (self.taps - 1)
 
     @property
     def margin(self) -> int:
@@ -68,15 +103,14 @@ class Task:
         return (self.taps - 1) // 2
 
 
-def enlarge(image: Image) -> Image:
-    """Enlarge to twice the size by bicubic interpolation."""
-    return resize(image, (2 * image.shape[0], 2 * image.shape[1]))
+def enlarge(image: Image, scale: int) -> Image:
+    """Enlarge by bicubic interpolation."""
+    return resize(image, (scale * image.shape[0], scale * image.shape[1]))
 
 
-def bicubic_kernel(size: int) -> Image:
-    """Return the kernel with which a transposed convolution of stride 2 is bicubic interpolation."""
-    row = cubic((np.arange(size) - (size - 1) / 2) / 2)
-    return np.outer(row, row).astype(np.float32)
+def keep(image: Image) -> Image:
+    """Return the input as it is."""
+    return image
 
 
 def identity_kernel(size: int) -> Image:
@@ -84,11 +118,6 @@ def identity_kernel(size: int) -> Image:
     kernel = np.zeros((size, size), np.float32)
     kernel[size // 2, size // 2] = 1
     return kernel
-
-
-def spoil(image: Image, rng: np.random.Generator) -> Image:
-    """Blur with a Gaussian of `BLUR_SIGMA` pixels and add noise of `NOISE_SIGMA`."""
-    return add_noise(blur(image, BLUR_SIGMA), NOISE_SIGMA, rng)
 
 
 def wiener_deblur(image: Image) -> Image:
@@ -109,23 +138,31 @@ def wiener_deblur(image: Image) -> Image:
     return np.asarray(restored[margin:-margin, margin:-margin], np.float32)
 
 
-UPSCALE = Task(
+UPSCALE = KernelTask(
     title="Upscale ×2",
-    stride=2,
+    scale=2,
+    border=2,
+    methods={"bicubic": partial(enlarge, scale=2)},
     taps=9,
-    border=4,
-    degrade=lambda image, rng: reduce(image, 2),
-    methods={"bicubic": enlarge},
-    initial_kernel=bicubic_kernel,
+    initial_kernel=partial(bicubic_kernel, 2),
 )
-DEBLUR = Task(
+UPSCALE_4 = Task(title="Upscale ×4", scale=4, border=4, methods={"bicubic": partial(enlarge, scale=4)})
+DEBLUR = KernelTask(
     title=f"Undo blur of σ {BLUR_SIGMA} px with noise of σ {NOISE_SIGMA * 255:g}/255",
-    stride=1,
-    taps=15,
+    scale=1,
     border=8,
-    degrade=spoil,
-    methods={"blurred": lambda image: image, "Wiener": wiener_deblur},
+    methods={"blurred": keep, "Wiener": wiener_deblur},
+    degradation=Degradation((BLUR_SIGMA, BLUR_SIGMA), (NOISE_SIGMA, NOISE_SIGMA)),
+    taps=15,
     initial_kernel=identity_kernel,
-    note="The Wiener filter is told the blur, and its balance was tuned; the kernel has seen examples only.",
+    note="The Wiener filter is told the blur, and its balance was tuned; kernel and network have seen examples only.",
 )
-TASKS = {"upscale": UPSCALE, "deblur": DEBLUR}
+JPEG = Task(
+    title=f"Undo JPEG of quality {QUALITY}",
+    scale=1,
+    border=8,
+    methods={"JPEG": keep},
+    degradation=Degradation(jpeg=(QUALITY, QUALITY)),
+)
+TASKS = {"upscale": UPSCALE, "deblur": DEBLUR, "upscale4": UPSCALE_4, "jpeg": JPEG}
+KERNEL_TASKS = {name: task for name, task in TASKS.items() if isinstance(task, KernelTask)}

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from fastdeconv.arrays import new
 from fastdeconv.nn import elementwise
+from fastdeconv.nn.checks import checked_input, contiguous, float_name
 from fastdeconv.nn.elementwise import Activation, Extent
-from fastdeconv.nn.module import Module, Parameter, checked_input, contiguous, float_name
+from fastdeconv.nn.module import Module, Parameter
 from fastdeconv.problem import as_int, shown
 
 Array = NDArray[Any]
@@ -37,7 +38,7 @@ class Elementwise(Module):
     def _forward(self, x: Array, own: bool) -> Array:
         array = contiguous(checked_input(self, x, None))
         extent = Extent.of(array.shape, self._channels(array))
-        return self._apply(array, extent, None, own or array is not x)
+        return self._apply(array, extent, None, own)
 
     def _apply(self, x: Array, extent: Extent, shift: Array | None, own: bool) -> Array:
         """Return the function of ``x + shift[c]``, in x's memory if nobody needs that."""
@@ -59,7 +60,7 @@ class Elementwise(Module):
     def _gradient(self, grad_output: Array, own: bool) -> tuple[Array, Array]:
         """Return the gradients with respect to x, in grad_output's memory if nobody needs that, and to the shift."""
         gy, f, extent, kept, affine = self._take(grad_output)
-        gx = gy if own or gy is not grad_output else new(gy.shape, gy)
+        gx = gy if own else new(gy.shape, gy)
         shift_grad, slope_grad = elementwise.activation_grad(f, kept, gy, extent, affine, gx)
         self._learn(slope_grad)
         return gx, shift_grad

@@ -106,7 +106,6 @@ class Sequential(Module):
 
     def _backward(self, grad_output: Array, own: bool) -> Array | None:
         gradient, steps = self._take(grad_output)
-        own = own or gradient is not grad_output
         for first, second in reversed(steps):
             if second is None:
                 gradient = first._run_back(gradient, own)

@@ -18,9 +18,10 @@ from fastdeconv import functional, grad
 from fastdeconv.arrays import new
 from fastdeconv.devices import place_of
 from fastdeconv.nn import elementwise, init
+from fastdeconv.nn.checks import channel_counts, checked_input, contiguous, float_name, generator
 from fastdeconv.nn.elementwise import Extent
-from fastdeconv.nn.module import Module, Parameter, checked_input, contiguous, float_name
-from fastdeconv.problem import AXIS_NAMES, IntOrTuple, as_axes, as_int, output_padding_for, shown
+from fastdeconv.nn.module import Module, Parameter
+from fastdeconv.problem import AXIS_NAMES, IntOrTuple, as_axes, output_padding_for, shown
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -63,13 +64,13 @@ class _Convolution(Module):
             raise TypeError(f"bias must be True or False; got {shown(bias)}")
         first, second = weight_channels
         kind = np.dtype(float_name(dtype))
-        generator = _generator(rng)
+        random = generator(rng)
         weight = np.empty((first, second // groups, *self.kernel_size), kind)
-        init.kaiming_uniform(weight, generator)
+        init.kaiming_uniform(weight, random)
         self.weight = Parameter(weight)
         self.bias: Parameter | None = None
         if bias:
-            self.bias = Parameter(init.bias_uniform(np.empty(self.out_channels, kind), weight, generator))
+            self.bias = Parameter(init.bias_uniform(np.empty(self.out_channels, kind), weight, random))
 
     def _checked(self, x: Any) -> Array:
         """Return the input, if it has the layer's dtype, channels and number of axes."""
@@ -150,7 +151,7 @@ class _Conv(_Convolution):
         dtype: str | None = None,
         rng: np.random.Generator | int | None = None,
     ) -> None:
-        channels = _channels(in_channels, out_channels, groups)
+        channels = channel_counts(in_channels, out_channels, groups)
         self._set_up(
             channels, channels[::-1], kernel_size, stride, dilation, groups, bias, padding_mode, dtype, rng
         )  # fmt: skip
@@ -235,7 +236,7 @@ class _ConvTranspose(_Convolution):
         dtype: str | None = None,
         rng: np.random.Generator | int | None = None,
     ) -> None:
-        channels = _channels(in_channels, out_channels, groups)
+        channels = channel_counts(in_channels, out_channels, groups)
         self._set_up(
             channels, channels, kernel_size, stride, dilation, groups, bias, padding_mode, dtype, rng
         )  # fmt: skip
@@ -293,25 +294,6 @@ class _ConvTranspose(_Convolution):
     def _input_grad(self, x_shape: Shape, gy: Array) -> Array:
         parameters = self._parameters_for(x_shape, gy)
         return grad.input_grad(self._ndim, x_shape, self.weight.data, gy, parameters, None, place_of(gy), None)
-
-
-def _channels(in_channels: Any, out_channels: Any, groups: Any) -> tuple[int, int]:
-    values = as_int("in_channels", in_channels), as_int("out_channels", out_channels)
-    if as_int("groups", groups) < 1:
-        raise ValueError(f"groups must be at least 1; got {groups}")
-    for name, value in zip(("in_channels", "out_channels"), values):
-        if value < 1 or value % groups:
-            raise ValueError(f"{name} must be a positive multiple of groups = {groups}; got {value}")
-    return values
-
-
-def _generator(rng: Any) -> np.random.Generator:
-    if rng is None or isinstance(rng, np.random.Generator):
-        return np.random.default_rng(rng)
-    seed = as_int("rng", rng)
-    if seed < 0:
-        raise ValueError(f"rng must be a generator of NumPy's, None, or a seed of at least 0; got {rng}")
-    return np.random.default_rng(seed)
 
 
 def _grown(x: Array, extra: Shape) -> Array:

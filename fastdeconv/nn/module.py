@@ -10,14 +10,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.arrays import new, operand
+from fastdeconv.arrays import operand
 from fastdeconv.devices import resolve
+from fastdeconv.nn.checks import DTYPES, check_like, contiguous
 from fastdeconv.problem import shown
 
 Array = NDArray[Any]
-
-# Gradients of other types have no fused kernels, and models of them do not learn well.
-DTYPES = ("float32", "float64")
 
 _state = threading.local()
 
@@ -210,7 +208,7 @@ class Module:
             raise ValueError(
                 f"grad_output of {name} must have the shape {shape} of what forward returned; got {gradient.shape}"
             )
-        _check_like(self, "grad_output", gradient, dtype, kind)
+        check_like(self, "grad_output", gradient, dtype, kind)
         self._kept, self._missing = None, "backward has already been called after the last one"
         return contiguous(gradient), *values
 
@@ -367,56 +365,3 @@ def _conversion(where: Any) -> Callable[[Array], Array]:
         return moved
 
     return move
-
-
-def float_name(dtype: Any) -> str:
-    """Return the argument dtype of a layer, "float32" for None.
-
-    Raises
-    ------
-    TypeError
-    """
-    if dtype is None:
-        return "float32"
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise TypeError(f'dtype must be None, "float32" or "float64"; got {shown(dtype)}')
-    return dtype
-
-
-def checked_input(layer: Module, x: Any, like: Array | None) -> Array:
-    """Return the argument of `forward`, if it has the dtype of an array of the layer and is where that is.
-
-    Where the layer has none, both float types will do.
-
-    Raises
-    ------
-    TypeError, ValueError
-    """
-    array = operand("x", x)
-    if like is not None:
-        _check_like(layer, "x", array, like.dtype, type(like))
-    elif array.dtype.name not in DTYPES:
-        raise TypeError(
-            f"x of {type(layer).__name__} must be {' or '.join(DTYPES)}; got {array.dtype}: convert it with .astype"
-        )
-    return array
-
-
-def _check_like(layer: Module, name: str, array: Array, dtype: np.dtype[Any], kind: type[Any]) -> None:
-    if array.dtype != dtype:
-        raise TypeError(
-            f"{name} of {type(layer).__name__} must be {dtype}; got {array.dtype}: convert it with .astype, "
-            f"or the layer with .to"
-        )
-    if type(array) is not kind:
-        here, there = ("on the CPU" if issubclass(k, np.ndarray) else "on a GPU" for k in (kind, type(array)))
-        raise ValueError(f"{name} of {type(layer).__name__} must be {here}, as the layer is; got an array {there}")
-
-
-def contiguous(array: Array) -> Array:
-    """Return an array whose elements lie in C order: itself, if they do."""
-    if array.flags.c_contiguous:
-        return array
-    copy = new(array.shape, array)
-    copy[...] = array
-    return copy

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from fastdeconv.arrays import namespace, new
 from fastdeconv.nn import elementwise
+from fastdeconv.nn.checks import checked_input, contiguous, float_name
 from fastdeconv.nn.elementwise import Activation, Affine, Extent
-from fastdeconv.nn.module import Module, Parameter, checked_input, contiguous, float_name
+from fastdeconv.nn.module import Module, Parameter
 from fastdeconv.optim import number
 from fastdeconv.problem import as_int, shown
 
@@ -119,7 +120,7 @@ class _BatchNorm(Module):
         # Running statistics do not depend on x, those of the batch do.
         share = batch / (extent.images * extent.pixels)
         factors = (factor, -share * factor * inverse * inverse * product, -share * factor * total)
-        gx = gy if own or gy is not grad_output else new(gy.shape, gy)
+        gx = gy if own else new(gy.shape, gy)
         vectors = tuple(v.astype(x.dtype) for v in factors)
         elementwise.norm_grad(f, x, gy, extent, affine, mean, vectors, gx)
         return gx, slope.astype(x.dtype)

@@ -185,7 +185,7 @@ def tile_work(height: int) -> float:
     return max(height, 1.5 + height / outer_columns(height))
 
 
-def _block_rows(rows: int, pixels: int, lanes: int) -> int:
+def tile_rows(rows: int, pixels: int, lanes: int) -> int:
     """Return the tile height with the least work: whole tiles times the busier of multipliers and loads."""
 
     def cost(height: int) -> float:
@@ -207,7 +207,7 @@ def _bind(g: Geometry, forward: bool) -> Bound:
         tap_start = frames.ints([0, len(taps)])
     source_planes = g.groups * channels * (1 if forward else len(frames.planes_of(taps)))
     images = frames.images_at_once(frame, g, source_planes)
-    block_rows = _block_rows(rows, frame.total // g.batch * images, host.lanes(g.dtype))
+    block_rows = tile_rows(rows, frame.total // g.batch * images, host.lanes(g.dtype))
     blocks = -(-rows // block_rows)
 
     input_step, output_step = g.group_out * g.taps, g.taps  # strides of the weight array

@@ -18,7 +18,7 @@ _LINE = 64  # bytes of a cache line
 MOST_INTERLEAVED = 8
 
 
-def _by_vectors(vectors: Vectors, count: Any, emit: Callable[[Any, Any], None], together: int = 1) -> None:
+def by_vectors(vectors: Vectors, count: Any, emit: Callable[[Any, Any], None], together: int = 1) -> None:
     """Emit ``emit(first element, None)`` for whole vectors, then ``emit(first element, how many)`` for the rest.
 
     Each stands for `together` vectors.
@@ -67,7 +67,7 @@ def fill_row(typing_context: Any, out: Any, out_at: Any, value: Any, count: Any)
 
 
 def _repeat(vectors: Vectors, value: Any, target: Any, count: Any) -> None:
-    _by_vectors(vectors, count, lambda at, part: vectors.store_part(part, value, target, at))
+    by_vectors(vectors, count, lambda at, part: vectors.store_part(part, value, target, at))
 
 
 @intrinsic
@@ -86,7 +86,7 @@ def copy_padded(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: An
             value = vectors.load_first(builder.sub(present, at), source, at)
             vectors.store_part(part, value, target, at)
 
-        _by_vectors(vectors, count, emit)
+        by_vectors(vectors, count, emit)
         return context.get_dummy_value()
 
     return signature, generate
@@ -137,7 +137,7 @@ def _split_row(vectors: Vectors, arguments: list[Any]) -> None:
                 with builder.if_then(holds[r]):
                     vectors.store_part(part, vectors.every(values, r), targets[r], at)
 
-        _by_vectors(vectors, count, emit)
+        by_vectors(vectors, count, emit)
 
     switch(builder, stride, range(1, MOST_INTERLEAVED + 1), emit_stride)
 
@@ -181,7 +181,7 @@ def add_row(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, e
             value = builder.fadd(vectors.load(source, at), addend)
             vectors.store_part(part, value, target, at)
 
-        _by_vectors(vectors, count, emit)
+        by_vectors(vectors, count, emit)
         return context.get_dummy_value()
 
     return signature, generate
@@ -228,6 +228,6 @@ def _interleave_rows(vectors: Vectors, arguments: list[Any]) -> None:
                 room = None if part is None else builder.sub(part, index(v * lanes))
                 vectors.store_part(room, value, target, builder.add(at, index(v * lanes)))
 
-        _by_vectors(vectors, count, emit, number)
+        by_vectors(vectors, count, emit, number)
 
     switch(builder, phases, range(1, MOST_INTERLEAVED + 1), emit_phases)

@@ -66,33 +66,38 @@ def outer_tile(
 
 
 def _outer_tile(vectors: Vectors, arguments: list[Any]) -> None:
-    rows, channels, taps, weight, source, step, offsets, tile = arguments
-    builder = vectors.builder
+    rows, *operands, tile = arguments
 
     def emit(count: int) -> None:
-        columns = outer_columns(count)
-
-        def channel_body(c: Any, sums: list[Any]) -> list[Any]:
-            channel = builder.gep(source, [builder.mul(c, step)])
-            panel = builder.gep(weight, [builder.mul(c, builder.mul(taps, index(count)))])
-
-            def tap_body(t: Any, sums: list[Any]) -> list[Any]:
-                pixels = builder.gep(channel, [builder.load(builder.gep(offsets, [t]))])
-                x = [vectors.load(pixels, index(r * vectors.lanes)) for r in range(columns)]
-                at = builder.mul(t, index(count))
-                updated = []
-                for m in range(count):
-                    w = vectors.broadcast(panel, builder.add(at, index(m)))
-                    updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
-                return updated
-
-            return loop(builder, taps, sums, tap_body)
-
-        sums = loop(builder, channels, [vectors.zero] * (count * columns), channel_body)
-        for i, value in enumerate(sums):
+        for i, value in enumerate(outer_sums(vectors, count, *operands)):
             vectors.store(value, tile, index(i * vectors.lanes))
 
-    switch(builder, rows, range(1, OUTER_ROWS + 1), emit)
+    switch(vectors.builder, rows, range(1, OUTER_ROWS + 1), emit)
+
+
+def outer_sums(
+    vectors: Vectors, rows: int, channels: Any, taps: Any, weight: Any, source: Any, step: Any, offsets: Any
+) -> list[Any]:
+    """Emit the sums of an `outer_tile` and return them, row by row."""
+    builder, columns = vectors.builder, outer_columns(rows)
+
+    def channel_body(c: Any, sums: list[Any]) -> list[Any]:
+        channel = builder.gep(source, [builder.mul(c, step)])
+        panel = builder.gep(weight, [builder.mul(c, builder.mul(taps, index(rows)))])
+
+        def tap_body(t: Any, sums: list[Any]) -> list[Any]:
+            pixels = builder.gep(channel, [builder.load(builder.gep(offsets, [t]))])
+            x = [vectors.load(pixels, index(r * vectors.lanes)) for r in range(columns)]
+            at = builder.mul(t, index(rows))
+            updated = []
+            for m in range(rows):
+                w = vectors.broadcast(panel, builder.add(at, index(m)))
+                updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
+            return updated
+
+        return loop(builder, taps, sums, tap_body)
+
+    return loop(builder, channels, [vectors.zero] * (rows * columns), channel_body)
 
 
 @intrinsic

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from fastdeconv.kernels.cpu import (
+    chain,
     direct_dot,
     direct_joint,
     direct_local,
     direct_loops,
     direct_phases,
+    direct_pointwise,
     direct_tile,
     direct_wide_stride,
     elementwise,
@@ -15,7 +17,9 @@ from fastdeconv.kernels.cpu import (
     losses,
     normalization,
     norms,
+    pixels,
     planes,
+    resampling,
     shared_loop,
     updates,
 )
@@ -24,9 +28,9 @@ from fastdeconv.kernels.cpu.long_kernel import input_grad, weight_grad
 from fastdeconv.kernels.cpu.winograd import products, tiles, weight
 
 _MODULES = (
-    direct_dot, direct_joint, direct_local, direct_loops, direct_phases, direct_tile,
-    direct_wide_stride, elementwise, input_grad, interchange, losses, normalization, norms, planes, products, tiles,
-    updates, weight, weight_grad,
+    chain, direct_dot, direct_joint, direct_local, direct_loops, direct_phases, direct_pointwise, direct_tile,
+    direct_wide_stride, elementwise, input_grad, interchange, losses, normalization, norms, pixels, planes, products,
+    resampling, tiles, updates, weight, weight_grad,
 )  # fmt: skip
 
 
@@ -47,13 +51,19 @@ def ready() -> int:
 
 def compile_all() -> int:
     """Compile or load every kernel for every element type it serves, and the parallel loop; return how many."""
-    floats = ("float32", "float64")
-    todo = [
-        (kernel, dtype)
-        for kernel in kernels()
-        for dtype in ((*floats, "int64") if kernel.module == direct_loops.__name__ else floats)
-    ]
+    todo = [(kernel, dtype) for kernel in kernels() for dtype in _served(kernel)]
     for kernel, dtype in todo:
         kernel.entry(dtype)
     shared_loop.loop_address()
     return len(todo)
+
+
+def _served(kernel: Kernel) -> tuple[str, ...]:
+    floats, levels = ("float32", "float64"), ("uint8", "uint16")
+    if kernel.module == direct_loops.__name__:
+        return (*floats, "int64")
+    if kernel is pixels.load_units:
+        return (*floats, *levels)
+    if kernel is chain.chain_units:
+        return ("float32",)
+    return levels if kernel is pixels.store_levels_units else floats

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from training import Line, points
 
-from fastdeconv import nn, safetensors
+from fastdeconv import nn, tensor_file
 from fastdeconv.fit import CheckpointError, checkpoint, fit, load, save
 
 pytestmark = pytest.mark.quick
@@ -44,8 +44,6 @@ def test_weights_come_back(tmp_path):
     other.load_state_dict(state)
     for name, array in model.state_dict().items():
         assert state[name].tobytes() == other.state_dict()[name].tobytes() == array.tobytes()
-    save(model, tmp_path / "b.safetensors", metadata={"task": "upscale ×2"})
-    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
 def test_an_existing_file_is_replaced_only_if_asked(tmp_path):
@@ -117,18 +115,19 @@ def flipped(content, at):
     return content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :]
 
 
+DAMAGED = "it is damaged or cut off, or no safetensors file"
 BAD = {
     "empty": (lambda c: b"", "it is empty"),
-    "three bytes": (lambda c: c[:3], "it has 3 bytes, too few for a header"),
-    "cut off in its header": (lambda c: c[:100], "it is cut off within its header"),
-    "cut off in its data": (lambda c: c[:-1], "it is cut off: 1 bytes are missing"),
+    "three bytes": (lambda c: c[:3], DAMAGED),
+    "cut off in its header": (lambda c: c[:100], DAMAGED),
+    "cut off in its data": (lambda c: c[:-1], DAMAGED),
     "a bit flipped in its data": (lambda c: flipped(c, -9), "is damaged: its checksum is wrong"),
-    "a bit flipped in its header": (lambda c: flipped(c, 9), "its header is damaged, or it is no safetensors file"),
-    "more bytes": (lambda c: c + b"x", "it has 1 bytes too many at its end"),
-    "a picture": (lambda c: b"\x89PNG\r\n\x1a\n" + bytes(500), "no safetensors file"),
-    "a pickle": (lambda c: b"\x80\x04\x95" + bytes(500), "no safetensors file"),
-    "no JSON": (lambda c: header(b"{]"), "its header is damaged"),
-    "a list": (lambda c: header(b"[]"), "its header is damaged"),
+    "a bit flipped in its header": (lambda c: flipped(c, 9), DAMAGED),
+    "more bytes": (lambda c: c + b"x", DAMAGED),
+    "a picture": (lambda c: b"\x89PNG\r\n\x1a\n" + bytes(500), DAMAGED),
+    "a pickle": (lambda c: b"\x80\x04\x95" + bytes(500), DAMAGED),
+    "no JSON": (lambda c: header(b"{]"), DAMAGED),
+    "a list": (lambda c: header(b"[]"), DAMAGED),
     "another version": (lambda c: rewritten(c, lambda a: a.update(version=2)), "in version 2 of its format, and this"),
     "another kind": (lambda c: rewritten(c, lambda a: a.update(kind="model")), "is 'model' in version 1 of its format"),
     "another step": (lambda c: rewritten(c, lambda a: a["numbers"].update(step=1)), "its checksum is wrong"),
@@ -169,7 +168,7 @@ def test_files_of_something_else(tmp_path):
     save(Line(), path)
     with pytest.raises(CheckpointError, match="holds weights, and is no checkpoint of a run; choose another name for"):
         fit(Line(), points(6), epochs=1, checkpoint=path)
-    safetensors.write(path, {"weight": np.zeros(3)}, {"format": "pt"})
+    tensor_file.write(path, {"weight": np.zeros(3)}, {"format": "pt"})
     with pytest.raises(CheckpointError, match="holds arrays from elsewhere, and is no checkpoint of a run"):
         fit(Line(), points(6), epochs=1, checkpoint=path)
     with pytest.raises(ValueError, match="bias is missing"):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from training import Line, columns, points
 
-from fastdeconv import nn, optim, safetensors
+from fastdeconv import nn, optim, tensor_file
 from fastdeconv.fit import CheckpointError, fit
 
 # -- killed -----------------------------------------------------------------------------------------
@@ -25,7 +25,7 @@ from fastdeconv.fit import CheckpointError, fit
 RUN = """
 import os, pathlib, signal, stat, sys
 import numpy as np
-from fastdeconv import nn, optim, safetensors
+from fastdeconv import nn, optim, tensor_file
 from fastdeconv.fit import fit
 
 path, result, steps, cut = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -52,7 +52,7 @@ history = fit(
 )
 texts = {name: str(getattr(history, name).tolist()) for name in
          ("epoch", "step", "loss", "validation_loss", "metric", "learning_rate")}
-safetensors.write(pathlib.Path(result), model.state_dict(), texts | {"best": str(history.best_step)})
+tensor_file.write(pathlib.Path(result), model.state_dict(), texts | {"best": str(history.best_step)})
 """
 STEPS = 40
 
@@ -72,7 +72,7 @@ def finish(path, result):
 
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(tmp_path):
     assert finish(tmp_path / "whole", tmp_path / "expected") == list(range(1, STEPS + 1))
-    arrays, texts = safetensors.read(tmp_path / "expected")
+    arrays, texts = tensor_file.read(tmp_path / "expected")
     rng = random.Random(int.from_bytes(os.urandom(4), "little"))
     path, moments = tmp_path / "killed", []
     # Within the first writing, within later ones, and at random moments between two steps.
@@ -89,10 +89,10 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(tmp_path):
         if cut:
             assert process.returncode == -signal.SIGKILL
         if path.exists():
-            assert safetensors.read(path)
+            assert tensor_file.read(path)
     steps = finish(path, tmp_path / "found")
     assert -signal.SIGKILL in [code for cut, code in moments if not cut]
-    found, found_texts = safetensors.read(tmp_path / "found")
+    found, found_texts = tensor_file.read(tmp_path / "found")
     assert found_texts == texts, moments
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -268,7 +268,7 @@ def test_the_checkpoint_is_json_and_arrays(tmp_path):
     path = tmp_path / "run"
     model = Line()
     history = fit(model, **settings(checkpoint=path, ema=0.5))
-    arrays, texts = safetensors.read(path)
+    arrays, texts = tensor_file.read(path)
     about = json.loads(texts["fastdeconv"])
     assert (about["kind"], about["version"], about["numbers"]["step"]) == ("run", 1, history.step[-1])
     assert {name.partition(".")[0] for name in arrays} == {"model", "best", "optimizer", "average", "history"}

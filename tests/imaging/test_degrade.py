@@ -1,49 +1,21 @@
-"""Bicubic resizing against Pillow's and against values by hand; blur and noise against their definitions."""
+"""Reduction, blur, noise and JPEG against their definitions."""
+
+import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fastdeconv.imaging.colour import luminance
-from fastdeconv.imaging.degrade import add_noise, blur, cubic, reduce, resize
+from fastdeconv.imaging.degrade import add_noise, blur, degrade, jpeg, reduce
+from fastdeconv.imaging.network import Degradation
+from fastdeconv.imaging.resize import resize
 
 pytestmark = pytest.mark.quick
 
 
 def picture(height=61, width=47, seed=0):
     return np.random.default_rng(seed).random((height, width), dtype=np.float32)
-
-
-def test_cubic_is_keys_kernel():
-    np.testing.assert_array_equal(cubic(np.array([0.0, 1, 2, 3, -1])), [1, 0, 0, 0, 0])
-    np.testing.assert_allclose(cubic(np.array([0.5, 1.5, -0.5])), [0.5625, -0.0625, 0.5625])
-
-
-@pytest.mark.parametrize("size", [(30, 23), (20, 47), (122, 94), (61, 100), (13, 11)])
-def test_resize_agrees_with_pillow_away_from_borders(size):
-    # Pillow weighs the same taps but drops those beyond the border, where imresize mirrors.
-    ours = resize(picture(), size)
-    pillow = np.asarray(Image.fromarray(picture()).resize(size[::-1], Image.Resampling.BICUBIC))
-    inner = tuple(slice(4, n - 4) for n in size)
-    np.testing.assert_allclose(ours[inner], pillow[inner], atol=2e-6)
-
-
-def test_resize_mirrors_at_borders_like_imresize():
-    # MATLAB: imresize([1 2 4 8], 0.5) and imresize([1 2 4 8], 2), by hand from its weights.
-    row = np.array([[1, 2, 4, 8]], np.float32)
-    half = cubic(np.arange(-3.5, 4) / 2) / 2
-    mirrored = np.array([4, 2, 1, 1, 2, 4, 8, 8, 4, 2], np.float32)
-    expected = [half @ mirrored[:8] / half.sum(), half @ mirrored[2:] / half.sum()]
-    np.testing.assert_allclose(resize(row, (1, 2))[0], expected, rtol=1e-6)
-    double = resize(row, (1, 8))[0]
-    taps = cubic(np.array([-1.75, -0.75, 0.25, 1.25]))
-    np.testing.assert_allclose(double[0], taps @ np.array([2, 1, 1, 2])[[0, 1, 2, 3]], rtol=1e-6)
-
-
-def test_resize_keeps_constants_and_ramps():
-    np.testing.assert_allclose(resize(np.full((9, 7), 0.3, np.float32), (31, 4)), 0.3, rtol=1e-6)
-    ramp = np.tile(np.arange(40, dtype=np.float32), (3, 1))
-    np.testing.assert_allclose(resize(ramp, (3, 20))[0, 4:-4], np.arange(20)[4:-4] * 2 + 0.5, rtol=1e-5)
 
 
 def test_reduce_gives_the_levels_of_a_stored_picture():
@@ -80,3 +52,29 @@ def test_luminance_is_bt601():
     np.testing.assert_allclose(luminance(colours), expected, rtol=1e-6)
     assert luminance(picture()).dtype == np.float32
     np.testing.assert_array_equal(luminance(picture()), picture())
+
+
+def test_jpeg_is_pillows_and_grey():
+    image = picture(64, 48)
+    with io.BytesIO() as file:
+        Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(file, "JPEG", quality=40)
+        expected = np.asarray(Image.open(file)).astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(jpeg(image, 40), expected)
+    assert np.abs(jpeg(image, 90) - image).mean() < np.abs(jpeg(image, 40) - image).mean() / 2
+    assert jpeg(image * 3 - 1, 40).dtype == np.float32
+    np.testing.assert_array_equal(jpeg(np.full((9, 9), 7, np.float32), 40), 1)
+
+
+def test_degrade_draws_one_value_from_each_range():
+    image, rng = picture(60, 40), np.random.default_rng(0)
+    np.testing.assert_array_equal(degrade(image, 2, None, rng), reduce(image, 2))
+    fixed = Degradation(blur=(1.6, 1.6), noise=(0.01, 0.01))
+    twin = np.random.default_rng(3)
+    twin.random(2)  # one for each range
+    expected = add_noise(blur(image, 1.6), 0.01, twin)
+    np.testing.assert_array_equal(degrade(image, 1, fixed, np.random.default_rng(3)), expected)
+    wide = Degradation(jpeg=(20, 80))
+    drawn = [degrade(image, 1, wide, rng) for _ in range(6)]
+    possible = [jpeg(image, quality) for quality in range(20, 81)]
+    which = {next(i for i, p in enumerate(possible) if np.array_equal(p, d)) for d in drawn}
+    assert len(which) > 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastdeconv.imaging.files import MAX_PIXELS, FileError, check_output, read_image, write_file
+from fastdeconv.imaging.files import MAX_PIXELS, FileError, check_output, new_file, read_image, write_file
 
 pytestmark = pytest.mark.quick
 
@@ -185,13 +185,38 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(FileError, match="exists already"):
         write_file(path, b"second", overwrite=False)
 
-    def full_disk(self, content):
-        with open(self, "wb") as file:
-            file.write(content[:2])
+    def full_disk(*names):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(FileError, match=r"cannot be written \(No space left on device\)"):
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(FileError, match=r"cannot be written \(the disk is full: No space left on device\)"):
         write_file(path, b"third", overwrite=True)
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError()])
+def test_what_was_begun_is_gone_if_it_is_not_finished(tmp_path, error):
+    def begin():
+        with new_file(tmp_path / "a", overwrite=False) as file:
+            file.write(b"half")
+            assert len(list(tmp_path.iterdir())) == 1
+            raise error
+
+    with pytest.raises(FileError if isinstance(error, OSError) else type(error)):
+        begin()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_appears_meanwhile_is_kept(tmp_path):
+    path = tmp_path / "a"
+    with pytest.raises(FileError, match="exists already"), new_file(path, overwrite=False):
+        path.write_bytes(b"theirs")
+    assert path.read_bytes() == b"theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path):
+    path = tmp_path / ("a" * 255)
+    write_file(path, b"content", overwrite=False)
+    assert path.read_bytes() == b"content"

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from fastdeconv.functional import conv_transpose2d
-from fastdeconv.imaging import learning, photographs
-from fastdeconv.imaging.learning import learn, least_squares, restore, training_loss, training_pairs, trimmed
+from fastdeconv.imaging import learning, photographs, shipped
+from fastdeconv.imaging.learning import learn, least_squares, restore, training_loss, training_pairs
 from fastdeconv.imaging.metrics import psnr
+from fastdeconv.imaging.network import Description, Network, NetworkError
 from fastdeconv.imaging.photographs import HELD_OUT, TRAINING, photograph
-from fastdeconv.imaging.tasks import DEBLUR, TASKS, UPSCALE, bicubic_kernel, enlarge, identity_kernel, wiener_deblur
+from fastdeconv.imaging.resize import bicubic_kernel
+from fastdeconv.imaging.tasks import DEBLUR, JPEG, KERNEL_TASKS, UPSCALE, enlarge, identity_kernel, wiener_deblur
 
 pytestmark = pytest.mark.quick
 
@@ -21,19 +23,19 @@ def picture(height=120, width=130, seed=0):
 
 def test_the_bicubic_kernel_is_bicubic_interpolation():
     image = picture(31, 22)
-    np.testing.assert_allclose(restore(UPSCALE, bicubic_kernel(18), image), enlarge(image).clip(0, 1), atol=2e-6)
+    np.testing.assert_allclose(restore(UPSCALE, bicubic_kernel(2, 18), image), enlarge(image, 2).clip(0, 1), atol=2e-6)
 
 
 def test_the_identity_kernel_changes_nothing():
     np.testing.assert_allclose(restore(DEBLUR, identity_kernel(15), picture()), picture(), atol=1e-6)
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", KERNEL_TASKS.values(), ids=KERNEL_TASKS)
 def test_training_pairs_fit_each_other(task):
     """Starting kernels do what the standard methods do, which shows crops and targets placed to the pixel."""
     truths = [photograph(HELD_OUT["chelsea"])]
     x, y_true = training_pairs(task, truths, np.random.default_rng(3))
-    y = conv_transpose2d(x, task.initial_kernel(task.kernel_size)[None, None], stride=task.stride, padding=task.padding)
+    y = conv_transpose2d(x, task.initial_kernel(task.kernel_size)[None, None], stride=task.scale, padding=task.padding)
     assert y.shape == y_true.shape
     errors = {
         (i, j): np.mean((np.roll(y, (i, j), (2, 3)) - y_true)[..., 2:-2, 2:-2] ** 2)
@@ -44,12 +46,12 @@ def test_training_pairs_fit_each_other(task):
     np.testing.assert_allclose(x.mean(axis=(1, 2, 3)), 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", KERNEL_TASKS.values(), ids=KERNEL_TASKS)
 def test_least_squares_finds_the_kernel_that_made_the_targets(task):
     rng = np.random.default_rng(0)
     kernel = rng.standard_normal((task.kernel_size, task.kernel_size), dtype=np.float32)
     x = rng.standard_normal((4, 1, 40, 40), dtype=np.float32)
-    y_true = conv_transpose2d(x, kernel[None, None], stride=task.stride, padding=task.padding)
+    y_true = conv_transpose2d(x, kernel[None, None], stride=task.scale, padding=task.padding)
     np.testing.assert_allclose(least_squares(task, x, y_true), kernel, atol=1e-4)
 
 
@@ -71,9 +73,12 @@ def test_restore_clips_to_the_range_of_a_picture():
     assert result.max() == 1
 
 
-def test_trimmed_cuts_to_a_multiple_of_the_stride():
-    assert trimmed(picture(7, 10), 2).shape == (6, 10)
-    assert trimmed(picture(7, 10), 1).shape == (7, 10)
+def test_a_network_for_something_else_is_not_taken(monkeypatch):
+    blur = shipped.Shipped("restore-blur", Network(Description(1, 1, 1, 0, degradation=DEBLUR.degradation)))
+    monkeypatch.setattr(shipped, "restoring", lambda: (blur,))
+    assert DEBLUR.pretrained().network is blur.network
+    with pytest.raises(NetworkError, match="has no network that undoes JPEG of quality 40 in "):
+        JPEG.pretrained()
 
 
 def test_wiener_undoes_a_known_blur():
@@ -98,4 +103,4 @@ def test_training_never_sees_a_held_out_photograph():
 def test_photographs_need_scikit_image(monkeypatch):
     monkeypatch.setattr(photographs, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="skimage"):
-        photograph("camera.png")
+        photograph("skimage/data/camera.png")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastdeconv.imaging.figure import Panel, Row, busiest, draw
+from fastdeconv.imaging.figure import Learned, Panel, Row, busiest, draw
 from fastdeconv.imaging.report import Score, as_csv, mean_scores, table
 
 pytestmark = pytest.mark.quick
@@ -54,10 +54,12 @@ def test_busiest_finds_the_detail():
 def test_picture_is_a_png_drawn_without_pyplot():
     square = np.random.default_rng(0).random((40, 40), dtype=np.float32)
     panels = tuple(Panel(name, "30.00 dB", square) for name in ("input", "bicubic", "learned", "truth"))
-    row = Row("Upscale", panels, square - 0.5, np.geomspace(1, 0.1, 50), 0.09)
-    png = Image.open(io.BytesIO(draw([row, row])))
+    row = Row("Upscale", panels, Learned(square - 0.5, np.geomspace(1, 0.1, 50), 0.09))
+    short = Row("Undo", panels[:3])
+    png = Image.open(io.BytesIO(draw([row, short, short, short])))
     assert png.format == "PNG"
     assert png.width > 1000
+    assert png.height == 3 * 275  # two short rows share a band
     pixels = np.asarray(png.convert("L"))
     assert np.unique(pixels).size > 100
     assert pixels[0].min() > 200  # nothing is cut off at the top

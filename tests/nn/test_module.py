@@ -1,5 +1,6 @@
 """What all modules share: names and state, forward and backward in their order, modes, conversion."""
 
+import contextlib
 from collections import OrderedDict
 
 import numpy as np
@@ -246,6 +247,29 @@ def test_against_finite_differences():
         array[...] = base
         slope = (values[0] - values[1]) / 2e-6
         assert slope == pytest.approx(float((gradients[name] * direction).sum()), rel=1e-5, abs=1e-8), name
+
+
+class Subclass(np.ndarray):
+    """What NumPy makes a plain array of without a copy."""
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_arrays_of_the_caller_stay_as_they_are(name):
+    make, shape = LAYERS[name]
+    layer = make()
+    x = RNG.standard_normal(shape).astype(np.float32)
+    gy = RNG.standard_normal(layer(x).shape).astype(np.float32)
+    x_before, gy_before = x.copy(), gy.copy()
+    gx = layer.backward(gy)
+    for grad_enabled in (True, False):
+        with nn.no_grad() if not grad_enabled else contextlib.nullcontext():
+            np.testing.assert_array_equal(layer(x.view(Subclass)), layer(np.asfortranarray(x)))
+    layer(x.view(Subclass))
+    np.testing.assert_array_equal(layer.backward(gy.view(Subclass)), gx)
+    layer(np.asfortranarray(x))
+    np.testing.assert_array_equal(layer.backward(np.asfortranarray(gy)), gx)
+    np.testing.assert_array_equal(x, x_before)
+    np.testing.assert_array_equal(gy, gy_before)
 
 
 class Doubled(nn.Module):

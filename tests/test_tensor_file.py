@@ -1,4 +1,4 @@
-"""The safetensors format against its own package, and torch's."""
+"""Files in the safetensors format: what comes back, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from fastdeconv import safetensors
+from fastdeconv import tensor_file
 
 ARRAYS = {
     "weights": np.arange(6, dtype=np.float32).reshape(2, 3).T,
@@ -25,8 +25,8 @@ TEXTS = {"b": "größer", "a": '{"x": 1}'}
 @pytest.mark.quick
 def test_everything_comes_back(tmp_path):
     path = tmp_path / "file"
-    safetensors.write(path, ARRAYS, TEXTS)
-    arrays, texts = safetensors.read(path)
+    tensor_file.write(path, ARRAYS, TEXTS)
+    arrays, texts = tensor_file.read(path)
     assert texts == TEXTS
     assert arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
@@ -34,16 +34,13 @@ def test_everything_comes_back(tmp_path):
         np.testing.assert_array_equal(arrays[name], array)
         assert arrays[name].flags.aligned
         assert arrays[name].flags.writeable
-    first = path.read_bytes()
-    safetensors.write(path, dict(reversed(ARRAYS.items())), dict(reversed(TEXTS.items())))
-    assert path.read_bytes() == first
 
 
 @pytest.mark.quick
 def test_the_package_reads_ours_and_we_read_its(tmp_path):
     package = pytest.importorskip("safetensors")
     numpy = pytest.importorskip("safetensors.numpy")
-    safetensors.write(tmp_path / "ours", ARRAYS, TEXTS)
+    tensor_file.write(tmp_path / "ours", ARRAYS, TEXTS)
     with package.safe_open(tmp_path / "ours", "np") as file:
         assert file.metadata() == TEXTS
     theirs = numpy.load_file(tmp_path / "ours")
@@ -53,7 +50,7 @@ def test_the_package_reads_ours_and_we_read_its(tmp_path):
     numpy.save_file(
         {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in ARRAYS.items()}, tmp_path / "theirs", TEXTS
     )
-    arrays, texts = safetensors.read(tmp_path / "theirs")
+    arrays, texts = tensor_file.read(tmp_path / "theirs")
     assert texts == TEXTS
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(arrays[name], array)
@@ -64,7 +61,7 @@ def test_bfloat16_of_torch_becomes_float32(tmp_path):
     package = pytest.importorskip("safetensors.torch")
     values = torch.tensor([1.0, -0.3, 3e38, float("inf")], dtype=torch.bfloat16)
     package.save_file({"w": values, "odd": torch.ones(1, dtype=torch.int8)}, tmp_path / "file")
-    arrays, _ = safetensors.read(tmp_path / "file")
+    arrays, _ = tensor_file.read(tmp_path / "file")
     assert arrays["w"].dtype == np.float32
     np.testing.assert_array_equal(arrays["w"], values.float().numpy())
 
@@ -72,7 +69,7 @@ def test_bfloat16_of_torch_becomes_float32(tmp_path):
 @pytest.mark.quick
 def test_arrays_that_the_format_lacks(tmp_path):
     with pytest.raises(TypeError, match=r"w must have one of the dtypes float64, .*; got complex64"):
-        safetensors.write(tmp_path / "file", {"w": np.zeros(2, np.complex64)}, {})
+        tensor_file.write(tmp_path / "file", {"w": np.zeros(2, np.complex64)}, {})
     assert not (tmp_path / "file").exists()
 
 
@@ -81,23 +78,27 @@ def entry(dtype="F32", shape=(1,), offsets=(0, 4)):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize(("header", "told"), [
-    ({"a": entry(dtype="F8_E4M3", offsets=(0, 1))}, "it holds elements of type 'F8_E4M3', which NumPy lacks"),
-    ({"a": entry(shape=(2,))}, "its header is damaged"),
-    ({"a": entry(shape=(-1,), offsets=(4, 0))}, "its header is damaged"),
-    ({"a": entry(shape=(True,))}, "its header is damaged"),
-    ({"a": entry(offsets=(0,))}, "its header is damaged"),
-    ({"a": {"dtype": "F32"}}, "its header is damaged"),
-    ({"a": 3}, "its header is damaged"),
-    ({"a": entry(), "b": entry()}, "its arrays overlap or leave gaps"),
-    ({"a": entry(offsets=(4, 8))}, "its arrays overlap or leave gaps"),
-    ({"a": entry(offsets=(0, 4)), "b": entry(offsets=(4, 8))}, "it is cut off: 4 bytes are missing"),
-    ({}, "it has 4 bytes too many at its end"),
-    ({"a": entry(), "__metadata__": {"x": 3}}, "its texts are damaged"),
-    ({"a": entry(), "__metadata__": []}, "its texts are damaged"),
+@pytest.mark.parametrize("header", [
+    {"a": entry(shape=(2,))},
+    {"a": entry(shape=(-1,), offsets=(4, 0))},
+    {"a": entry(offsets=(0,))},
+    {"a": {"dtype": "F32"}},
+    {"a": 3},
+    {"a": entry(), "b": entry()},
+    {"a": entry(offsets=(4, 8))},
+    {"a": entry(offsets=(0, 4)), "b": entry(offsets=(4, 8))},
+    {},
+    {"a": entry(), "__metadata__": {"x": 3}},
 ])  # fmt: skip
-def test_headers_that_lie(tmp_path, header, told):
+def test_headers_that_lie(tmp_path, header):
     text = json.dumps(header).encode()
     (tmp_path / "file").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
-    with pytest.raises(safetensors.FormatError, match=told):
-        safetensors.read(tmp_path / "file")
+    with pytest.raises(tensor_file.FormatError, match="it is damaged or cut off, or no safetensors file"):
+        tensor_file.read(tmp_path / "file")
+
+
+def test_elements_that_numpy_lacks(tmp_path):
+    text = json.dumps({"a": entry(dtype="F8_E4M3", offsets=(0, 1))}).encode()
+    (tmp_path / "file").write_bytes(len(text).to_bytes(8, "little") + text + bytes(1))
+    with pytest.raises(tensor_file.FormatError, match="a has elements of type F8_E4M3, which NumPy lacks"):
+        tensor_file.read(tmp_path / "file")

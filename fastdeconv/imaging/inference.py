@@ -1,0 +1,53 @@
+"""A network made ready to use: its layers as one kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeconv import memory, nn
+from fastdeconv.imaging.network import Network
+from fastdeconv.kernels.cpu.chain import Chain, Layer
+
+Array = NDArray[Any]
+Image = NDArray[np.float32]
+
+
+def body_chain(network: Network) -> Chain:
+    """Return the body of a network on the CPU as one kernel, with its weights as they are now."""
+    *convolutions, last = network.body
+    layers = []
+    for convolution, activation in zip(convolutions[::2], convolutions[1::2]):
+        weight, bias, slope = (_float32(p) for p in (convolution.weight, convolution.bias, activation.weight))
+        layers.append(Layer(weight, bias, np.broadcast_to(slope, bias.shape)))
+    layers.append(phases(_float32(last.weight), network.description.scale, float(_float32(last.bias)[0])))
+    return Chain(layers, network.description.scale)
+
+
+def _float32(parameter: nn.Parameter) -> Image:
+    return np.asarray(parameter.data, np.float32)
+
+
+def phases(weight: Image, scale: int, bias: float = 0.0) -> Layer:
+    """Return a transposed convolution as a convolution to one channel for each phase of its stride.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (C_in, 1, scale·taps, scale·taps)
+        Whose padding keeps the outputs alone that all their taps reach.
+    """
+    channels, taps = len(weight), weight.shape[-1] // scale
+    # Of an output, tap t reads the input t places before: the convolution's kernel runs the other way.
+    split = weight.reshape(channels, taps, scale, taps, scale)[:, ::-1, :, ::-1]
+    w = np.ascontiguousarray(split.transpose(2, 4, 0, 1, 3)).reshape(scale * scale, channels, taps, taps)
+    return Layer(w, np.full(scale * scale, bias, np.float32), np.ones(scale * scale, np.float32))
+
+
+def applied(chain: Chain, plane: Image) -> Image:
+    """Return what a chain makes of a plane that has its margin."""
+    height, width = (chain.scale * (n - chain.margin) for n in plane.shape)
+    result: Image = memory.empty((height, width), np.dtype(np.float32))
+    chain.run(plane, result)
+    return result
