@@ -107,6 +107,7 @@ def explain(
       each element sums at most 12 products
       takes ... bytes of scratch memory
       not direct_loops: 147456 multiplications are more than 12000, so vector tiles are faster
+      not direct_pointwise: serves kernel 1 without stride, padding and output_padding only
       not direct_phases: 3 output channels of a group share reads of x better in tiles of channels
       not direct_wide_stride: a stride of 2 along the last axis is too narrow for vectors along it
       not direct_joint: ...
