@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
@@ -25,17 +27,32 @@ def write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """
     path = Path(os.path.realpath(path))
     temporary = _temporary(path, os.getpid())
+    with replacing(path, temporary) as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        # Without this, a power cut after the renaming may leave an empty file under the name.
+        os.fsync(file.fileno())
+    _keep_name(path.parent)
+
+
+@contextmanager
+def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """Give a temporary file to write, which takes a file's place when the block ends, and is gone if the block fails.
+
+    Raises
+    ------
+    OSError
+    """
     try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            # Without this, a power cut after the renaming may leave an empty file under the name.
-            os.fsync(file.fileno())
+        # What a killed process of the same number has left must not be in the way, nor a link be followed.
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb+") as file:
+            yield file
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
-    _keep_name(path.parent)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def probe(path: Path) -> None:

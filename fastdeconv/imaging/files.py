@@ -7,13 +7,14 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdeconv.atomic import replacing
 from fastdeconv.imaging.errors import FileError, TargetExists, printable, writing
 from fastdeconv.imaging.picture import Page, Reader
 from fastdeconv.imaging.picture.page import full_scale
@@ -114,15 +115,9 @@ def new_file(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
     check_target(path, overwrite)
     # Its own short name: with anything added, the target's could be longer than a file system takes.
     temporary = path.with_name(f".fastdeconv-{os.getpid()}-{next(_numbers)}")
-    try:
-        with writing(path):
-            with temporary.open("xb+") as file:
-                yield file
-            check_target(path, overwrite)
-            os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with writing(path), replacing(path, temporary) as file:
+        yield file
+        check_target(path, overwrite)
 
 
 def write_file(path: Path, content: bytes, overwrite: bool) -> None:
