@@ -79,10 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     training.add_argument("--models", type=several(MODELS), default=list(MODELS[:2]), metavar="NAMES",
                           help=f"with commas: {', '.join(MODELS)} ({', '.join(MODELS[:2])})")  # fmt: skip
-    training.add_argument("--rounds", type=at_least(1), metavar="N", help="measurements of each contender (15)")
-    training.add_argument("--threads", type=at_least(1), metavar="N", help="of every contender (Numba's)")
-    training.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
-    training.add_argument("-o", "--output", type=Path, metavar="PAGE", help="write the page to a file")
+    _add_measuring(training, 1, "measurements of each contender (15)")
     _add_upscaling(commands)
     _add_quality(commands)
 
@@ -113,6 +110,14 @@ def _add_gpu(commands: Any) -> None:
     gpu.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
 
 
+def _add_measuring(command: argparse.ArgumentParser, rounds: int, help_of_rounds: str) -> None:
+    """Add what all commands take that measure contenders and make a page; there may be so few rounds."""
+    command.add_argument("--rounds", type=at_least(rounds), metavar="N", help=help_of_rounds)
+    command.add_argument("--threads", type=at_least(1), metavar="N", help="of every contender (Numba's)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
+    command.add_argument("-o", "--output", type=Path, default=None, metavar="PAGE", help="write a page, as Markdown")
+
+
 def _add_upscaling(commands: Any) -> None:
     peers = ("torch", "torch_cl", "onnxruntime")
     upscaling = commands.add_parser(
@@ -131,10 +136,7 @@ def _add_upscaling(commands: Any) -> None:
         "--peers", type=several(("all", "none", *peers)), metavar="NAMES",
         help=f"all, none, or with commas: {', '.join(peers)} (all that are installed)",
     )  # fmt: skip
-    upscaling.add_argument("--rounds", type=at_least(1), metavar="N", help="measurements of each contender (9)")
-    upscaling.add_argument("--threads", type=at_least(1), metavar="N", help="of every contender (Numba's)")
-    upscaling.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
-    upscaling.add_argument("-o", "--output", type=Path, default=None, metavar="PAGE", help="write a page, as Markdown")
+    _add_measuring(upscaling, 1, "measurements of each contender (9)")
 
 
 def _add_quality(commands: Any) -> None:
@@ -147,10 +149,7 @@ def _add_quality(commands: Any) -> None:
     )
     quality.add_argument("--models", type=Path, default=None, metavar="DIR", help="with networks (the package's)")
     quality.add_argument("--images", type=Path, default=None, metavar="FOLDER", help="your own pictures to measure on")
-    quality.add_argument("--rounds", type=at_least(0), metavar="N", help="of the timing; 0 leaves it out (5)")
-    quality.add_argument("--threads", type=at_least(1), metavar="N", help="of every contender (Numba's)")
-    quality.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
-    quality.add_argument("-o", "--output", type=Path, default=None, metavar="PAGE", help="write a page, as Markdown")
+    _add_measuring(quality, 0, "of the timing; 0 leaves it out (5)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,11 +7,9 @@ it overshoots, by checkerboards, and by the time that it takes; beside what is k
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 import fastdeconv as fd
 from fastdeconv.bench import machine, quality_charts
 from fastdeconv.bench.quality_methods import Method, baselines
+from fastdeconv.bench.results import Run
 from fastdeconv.bench.timing import Times, interleaved
 from fastdeconv.bench.upscaling import BODY, IMAGE, scene
 from fastdeconv.bench.upscaling_peers import CONTENDERS, Ours, start
@@ -83,28 +82,11 @@ class Model:
         return mean({name: of[method] for name, of in self.photographs.items()})
 
 
-@dataclass
-class Figures:
+@dataclass(slots=True)
+class Figures(Run):
     """What a run found."""
 
-    command: str
-    date: str
-    machine: dict[str, str]
-    versions: dict[str, str]
-    threads: int
     models: list[Model] = field(default_factory=list)
-
-    def write(self, path: Path) -> None:
-        """Write them as JSON; what cannot be measured is null."""
-        path.write_text(json.dumps(_finite(asdict(self)), indent=1) + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

@@ -60,14 +60,32 @@ class Row:
 
 
 @dataclass(slots=True)
-class Results:
-    """A whole run."""
+class Run:
+    """What every run tells of itself."""
 
     command: str
     date: str
     machine: dict[str, str]
     versions: dict[str, str]
     threads: int
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file; what could not be measured is null."""
+        path.write_text(json.dumps(_finite(asdict(self)), indent=1) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(slots=True)
+class Results(Run):
+    """A whole run of the suite."""
+
     rounds: int
     contenders: dict[str, str]  # conditions by name, in the order of the table
     peers: list[str]  # those of them that are other libraries
@@ -77,10 +95,6 @@ class Results:
     not_run: list[str] = field(default_factory=list)  # rows that the budget left no time for
     sections: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     schema: int = SCHEMA
-
-    def write(self, path: Path) -> None:
-        """Write the JSON file."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Results:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from fastdeconv.bench.markdown import table
+from fastdeconv.bench.results import Run
 from fastdeconv.bench.timing import Times
 from fastdeconv.bench.training import OURS, Figures, geometric
 from fastdeconv.tuning import milliseconds
@@ -22,20 +21,11 @@ what it holds with model and data, `steps` how much more at most during later st
 
 
 @dataclass(slots=True)
-class Report:
+class Report(Run):
     """A whole run."""
 
-    command: str
-    date: str
-    machine: dict[str, str]
-    versions: dict[str, str]
-    threads: int
     rounds: int
     models: list[Figures]
-
-    def write(self, path: Path) -> None:
-        """Write the JSON file."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     def page(self) -> str:
         """Return the page as Markdown."""

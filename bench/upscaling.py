@@ -7,12 +7,11 @@ of uint8 with red, green and blue to the enlarged one. Then our way, stage by st
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 import fastdeconv as fd
 from fastdeconv.bench import machine
 from fastdeconv.bench.markdown import table
+from fastdeconv.bench.results import Run
 from fastdeconv.bench.timing import Times, interleaved
 from fastdeconv.bench.upscaling_peers import CONTENDERS, Contender, Ours, start
 
@@ -36,7 +36,7 @@ _BORDER = 4
 
 
 @dataclass
-class Figures:
+class Figures(Run):
     """What a run found.
 
     Attributes
@@ -46,11 +46,6 @@ class Figures:
         Of our way for an image.
     """
 
-    command: str
-    date: str
-    machine: dict[str, str]
-    versions: dict[str, str]
-    threads: int
     size: tuple[int, int]
     network: str
     conditions: dict[str, str]
@@ -80,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     text = page(figures)
     print(text, flush=True)
     if options.json:
-        options.json.write_text(json.dumps(asdict(figures), indent=1) + "\n", encoding="utf-8")
+        figures.write(options.json)
     if options.output:
         options.output.write_text(text, encoding="utf-8")
     return int(bool(figures.wrong))
