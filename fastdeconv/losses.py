@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastdeconv.arrays import namespace, new, operand, result, same_dtype
 from fastdeconv.kernels.cpu import losses as kernels
-from fastdeconv.optim import number
+from fastdeconv.optim.checks import by_name, number
 
 Array = NDArray[Any]
 
@@ -220,15 +220,7 @@ def as_loss(loss: Any) -> Loss:
     ------
     TypeError, ValueError
     """
-    names = ", ".join(f'"{name}"' for name in _NAMES)
-    if isinstance(loss, Loss):
-        return loss
-    if not isinstance(loss, str):
-        kind = loss.__name__ + ", a class: call it" if isinstance(loss, type) else repr(loss)
-        raise TypeError(f"loss must be one of {names}, or an object such as losses.Huber(delta=0.1); got {kind}")
-    if loss not in _NAMES:
-        raise ValueError(f"loss must be one of {names}, or an object such as losses.Huber(delta=0.1); got {loss!r}")
-    return _NAMES[loss]()
+    return by_name("loss", loss, Loss, _NAMES, "losses.Huber(delta=0.1)")
 
 
 def real_dtype(**arrays: Array) -> str:

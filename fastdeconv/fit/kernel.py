@@ -85,7 +85,7 @@ def fit_kernel(
     schedule : {"constant", "step", "cosine", "warmup_cosine"} or callable, optional
         The learning rate's factor at a step, counted from 0, over `max_steps`; `fastdeconv.optim` has them with
         parameters. None is "constant" where full-batch steps shrink by themselves (the SGD family on "mse" and
-        "huber") and "cosine" elsewhere.
+        "huber") and "cosine" elsewhere. One that has ``observe``, such as `optim.Plateau`, is given each loss.
     l1, l2 : float
         Weights of the penalties. The bias is never penalised.
     max_steps : int

@@ -106,6 +106,9 @@ class Run:
             if self.b is not None and self.best_b is not None:
                 self.best_b[...] = self.b
         self._recent.append(self.best)
+        observe = getattr(self.schedule, "observe", None)
+        if observe is not None:
+            observe(value)
 
     def _reason_to_stop(self, value: float) -> tuple[str, bool] | None:
         stop = self.stop

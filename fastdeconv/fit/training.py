@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import os
 import re
@@ -287,8 +286,7 @@ def _schedule(schedule: Any, epochs: float | None, max_steps: float | None, step
             f'schedule="{schedule}" must know how many steps there are: give max_steps, or epochs for data of known '
             "length"
         )
-    # One with a state would go on from what another run has left there.
-    return copy.deepcopy(chosen) if hasattr(chosen, "observe") else chosen
+    return chosen
 
 
 def _metric(metric: Any, peak: float, validation: batches.Source | None) -> tuple[Metric | None, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from fastdeconv.problem import shown
 
 Array = NDArray[Any]
 State = dict[str, Array]
+T = TypeVar("T")
 
 
 def number(name: str, value: Any, *, positive: bool = False) -> float:
@@ -28,6 +30,26 @@ def number(name: str, value: Any, *, positive: bool = False) -> float:
     if not 0 <= value < math.inf or (positive and value == 0):
         raise ValueError(f"{wanted}; got {value!r}")
     return float(value)
+
+
+def by_name(argument: str, value: Any, kind: type[Any], makers: Mapping[str, Callable[[], T]], example: str) -> T:
+    """Return an object from its name, or the object itself; `example` is how one is made.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    names = ", ".join(f'"{name}"' for name in makers)
+    wanted = f"{argument} must be one of {names}, or an object such as {example}"
+    if isinstance(value, kind):
+        found: T = value
+        return found
+    if not isinstance(value, str):
+        came = value.__name__ + ", a class: call it" if isinstance(value, type) else repr(value)
+        raise TypeError(f"{wanted}; got {came}")
+    if value not in makers:
+        raise ValueError(f"{wanted}; got {value!r}")
+    return makers[value]()
 
 
 def fraction(name: str, value: Any) -> float:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu.updates import AMSGRAD, CENTERED, DECAY, L1, MOMENTUM, NESTEROV
-from fastdeconv.optim.checks import flag, fraction, number
+from fastdeconv.optim.checks import by_name, flag, fraction, number
 from fastdeconv.optim.update import Update
 
 Array = NDArray[Any]
@@ -289,13 +289,4 @@ def as_optimizer(optimizer: Any) -> Optimizer:
     ------
     TypeError, ValueError
     """
-    names = ", ".join(f'"{name}"' for name in _OPTIMIZERS)
-    wanted = f"optimizer must be one of {names}, or an object such as optim.Adam(betas=(0.9, 0.99))"
-    if isinstance(optimizer, Optimizer):
-        return optimizer
-    if not isinstance(optimizer, str):
-        kind = optimizer.__name__ + ", a class: call it" if isinstance(optimizer, type) else repr(optimizer)
-        raise TypeError(f"{wanted}; got {kind}")
-    if optimizer not in _OPTIMIZERS:
-        raise ValueError(f"{wanted}; got {optimizer!r}")
-    return _OPTIMIZERS[optimizer]()
+    return by_name("optimizer", optimizer, Optimizer, _OPTIMIZERS, "optim.Adam(betas=(0.9, 0.99))")

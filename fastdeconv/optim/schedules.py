@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -263,7 +264,7 @@ _SCHEDULES: dict[str, Callable[[int], Schedule]] = {
 
 
 def as_schedule(schedule: Any, steps: int) -> Schedule:
-    """Return a schedule over `steps` steps from its name, or the callable itself.
+    """Return a schedule over `steps` steps from its name, or the callable itself, or a copy of one that has a state.
 
     "step" divides the rate by ten after each third of the run; "warmup" and "warmup_cosine" rise over its first
     twentieth; "plateau" divides it by ten where 10 observations (`Plateau.observe`) did not improve.
@@ -280,4 +281,5 @@ def as_schedule(schedule: Any, steps: int) -> Schedule:
         return _SCHEDULES[schedule](steps)
     if isinstance(schedule, type) or not callable(schedule):
         raise TypeError(f"{wanted}; got {schedule!r}")
-    return schedule  # type: ignore[no-any-return]
+    # One with a state would go on from what another run has left there.
+    return copy.deepcopy(schedule) if hasattr(schedule, "observe") else schedule  # type: ignore[no-any-return]

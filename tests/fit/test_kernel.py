@@ -256,3 +256,14 @@ def test_no_bar_without_tqdm(monkeypatch):
 def test_importing_brings_in_nothing_heavy():
     code = "import sys, fastdeconv; print(*(m for m in ('tqdm', 'torch', 'skimage') if m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_a_plateau_is_given_the_loss():
+    rng = np.random.default_rng(0)
+    rates = []
+    fd.fit_kernel(
+        rng.random((6, 6)), rng.random((6, 6)), 3, padding=1, optimizer="adam", max_steps=400,
+        schedule=optim.Plateau(0.5, patience=3), callback=lambda state: rates.append(state.learning_rate),
+    )  # fmt: skip
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < rates[0]
