@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,16 @@ from fastdeconv.problem import as_int, shown
 Array = NDArray[Any]
 
 
-class Elementwise(Module):
+class Elementwise(Module, ABC):
     """What all activations share: one pass over memory forward, one backward."""
 
     _fresh = _fusable = True
     # Whether the result tells the derivative, so that backward needs that and not the input.
     _by_result = True
 
+    @abstractmethod
     def _function(self, like: Array) -> Activation:
         """Return what is applied to arrays of the kind of `like`."""
-        raise NotImplementedError
 
     def _channels(self, x: Array) -> int:
         """Return how many channels of a batch the function tells apart; 0 if none."""

@@ -8,6 +8,7 @@ not tell how large its input was: the output_padding of the transposed layer say
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -31,7 +32,7 @@ _CONV_TRANSPOSE = {
 }  # fmt: skip
 
 
-class _Convolution(Module):
+class _Convolution(Module, ABC):
     """What both kinds share: arguments, parameters, the bias."""
 
     _fresh = _fusable = True
@@ -98,9 +99,9 @@ class _Convolution(Module):
     def _backward(self, grad_output: Array, own: bool) -> Array | None:
         return self._gradient(grad_output, None)
 
+    @abstractmethod
     def _linear(self, x: Array) -> Array:
         """Return the result without the bias."""
-        raise NotImplementedError
 
     def _gradient(self, grad_output: Array, bias_grad: Array | None) -> Array | None:
         """Add to the parameters' gradients, and return the input's; the bias's may be known already."""
@@ -113,11 +114,13 @@ class _Convolution(Module):
             self.weight.accumulate(self._weight_grad(x, gy))
         return self._input_grad(x.shape, gy) if self.needs_input_grad else None
 
+    @abstractmethod
     def _weight_grad(self, x: Array, gy: Array) -> Array:
-        raise NotImplementedError
+        """Return the gradient of the weight."""
 
+    @abstractmethod
     def _input_grad(self, x_shape: Shape, gy: Array) -> Array:
-        raise NotImplementedError
+        """Return the gradient of an input of some shape."""
 
     def _arguments(self) -> str:
         shown_ = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]

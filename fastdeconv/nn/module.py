@@ -166,6 +166,7 @@ class Module:
 
     def _forward(self, x: Array, own: bool) -> Array:
         """Do what `forward` does; `own` tells that nobody else needs x any more, so that it may be overwritten."""
+        # Not abstract: a user's class has a forward and backward of its own, or, for inference, a forward alone.
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def _backward(self, grad_output: Array, own: bool) -> Array | None:

@@ -24,6 +24,7 @@ from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.direct_dot import collect
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.rows import fill_row
+from fastdeconv.kernels.cpu.sweep import part_of
 from fastdeconv.kernels.cpu.tiles import INNER_ROWS, PRODUCT_SHAPES, inner_columns, inner_tile, product_tile
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
 
@@ -51,9 +52,8 @@ def product_units(
 ) -> None:  # fmt: skip
     """Compute one piece of the planes of one group in one image."""
     for unit in range(lo, hi):
-        piece, image = unit % pieces, unit // pieces
+        image, begin, end = part_of(unit, pieces, pixels)
         g = image % groups
-        begin, end = pixels * piece // pieces, pixels * (piece + 1) // pieces
         for first in range(begin, end, width):
             q = min(first, end - width)
             for b in range(0, blocks.size, 4):

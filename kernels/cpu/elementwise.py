@@ -17,7 +17,7 @@ import math
 from typing import Any
 
 from fastdeconv.kernels.cpu.jit import Kernel, device_function, kernel
-from fastdeconv.kernels.cpu.sweep import Body, sweep
+from fastdeconv.kernels.cpu.sweep import Body, part_of, sweep
 from fastdeconv.kernels.cpu.vector_math import VectorMath
 from fastdeconv.kernels.cpu.vectors import Vectors
 
@@ -126,9 +126,8 @@ def _forward(name: str, body: Body) -> Kernel:
         lo: int, hi: int, x: Any, scale: Any, shift: Any, slope: Any, y: Any, channels: int, pixels: int, pieces: int
     ) -> None:
         for unit in range(lo, hi):
-            plane, piece = unit // pieces, unit % pieces
+            plane, begin, end = part_of(unit, pieces, pixels)
             c = plane % channels
-            begin, end = pixels * piece // pieces, pixels * (piece + 1) // pieces
             row(x, y, plane * pixels + begin, end - begin, channel_value(scale, c), channel_value(shift, c),
                 channel_value(slope, c))  # fmt: skip
 
@@ -144,9 +143,8 @@ def _backward(name: str, body: Body) -> Kernel:
         channels: int, pixels: int, pieces: int,
     ) -> None:  # fmt: skip
         for unit in range(lo, hi):
-            plane, piece = unit // pieces, unit % pieces
+            plane, begin, end = part_of(unit, pieces, pixels)
             c = plane % channels
-            begin, end = pixels * piece // pieces, pixels * (piece + 1) // pieces
             total, slope_total = row(kept, gy, gz, plane * pixels + begin, end - begin, channel_value(scale, c),
                                      channel_value(shift, c), channel_value(slope, c))  # fmt: skip
             sums[2 * unit], sums[2 * unit + 1] = total, slope_total
@@ -166,8 +164,7 @@ row_sum = sweep(1, 0, 1, _added)
 def plane_sums(lo: int, hi: int, x: Any, sums: Any, pixels: int, pieces: int) -> None:
     """Write the sum of each piece."""
     for unit in range(lo, hi):
-        plane, piece = unit // pieces, unit % pieces
-        begin, end = pixels * piece // pieces, pixels * (piece + 1) // pieces
+        plane, begin, end = part_of(unit, pieces, pixels)
         (sums[unit],) = row_sum(x, plane * pixels + begin, end - begin)
 
 

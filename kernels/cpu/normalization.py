@@ -18,7 +18,7 @@ import numpy as np
 
 from fastdeconv.kernels.cpu.elementwise import channel_value, falls, row_sum, sloped
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.sweep import sweep
+from fastdeconv.kernels.cpu.sweep import part_of, sweep
 from fastdeconv.kernels.cpu.vectors import Vectors
 
 _DOUBLE = np.dtype("float64")
@@ -60,8 +60,7 @@ _grad_row = sweep(2, 1, 0, _grad)
 def moments(lo: int, hi: int, x: Any, sums: Any, pixels: int, pieces: int) -> None:
     """Write the mean of each piece and its sum of squared differences from it."""
     for unit in range(lo, hi):
-        plane, piece = unit // pieces, unit % pieces
-        begin, end = pixels * piece // pieces, pixels * (piece + 1) // pieces
+        plane, begin, end = part_of(unit, pieces, pixels)
         at, count = plane * pixels + begin, end - begin
         (total,) = row_sum(x, at, count)
         pivot = x.dtype.type(total / count)
@@ -77,9 +76,8 @@ def norm_sums(
 ) -> None:  # fmt: skip
     """Write ``Σ gz``, ``Σ gz·(x - mean)`` and ``Σ gy·min(z, 0)`` of each piece."""
     for unit in range(lo, hi):
-        plane, piece = unit // pieces, unit % pieces
+        plane, begin, end = part_of(unit, pieces, pixels)
         c = plane % channels
-        begin, end = pixels * piece // pieces, pixels * (piece + 1) // pieces
         total, product, slope_total = _sum_row(x, gy, plane * pixels + begin, end - begin, scale[c], shift[c],
                                                channel_value(slope, c), mean[c])  # fmt: skip
         sums[3 * unit], sums[3 * unit + 1], sums[3 * unit + 2] = total, product, slope_total
@@ -92,8 +90,7 @@ def norm_grad(
 ) -> None:  # fmt: skip
     """Write ``a·gz + b·(x - mean) + d``."""
     for unit in range(lo, hi):
-        plane, piece = unit // pieces, unit % pieces
+        plane, begin, end = part_of(unit, pieces, pixels)
         c = plane % channels
-        begin, end = pixels * piece // pieces, pixels * (piece + 1) // pieces
         _grad_row(x, gy, gx, plane * pixels + begin, end - begin, scale[c], shift[c], channel_value(slope, c), mean[c],
                   a[c], b[c], d[c])  # fmt: skip

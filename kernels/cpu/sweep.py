@@ -13,10 +13,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer
 
 # ``body(vectors, read, scalars) → (written, addends)``, all of them vectors.
 Body = Callable[[Vectors, list[Any], list[Any]], tuple[list[Any], list[Any]]]
+
+
+@device_function
+def part_of(unit: int, pieces: int, pixels: int) -> tuple[int, int, int]:
+    """Return the plane that a unit of work is a piece of, and the first of its pixels there and the end."""
+    piece = unit % pieces
+    return unit // pieces, pixels * piece // pieces, pixels * (piece + 1) // pieces
 
 
 def sweep(read: int, written: int, sums: int, body: Body) -> Any:
