@@ -17,14 +17,14 @@ from fastdeconv.imaging.commands import restore, train, upscale
 from fastdeconv.imaging.commands.errors import UsageError
 from fastdeconv.problem import PASSES
 
-# The extra that a command needs, and its packages that nothing works without, by the name they are imported under.
-_IMAGES = {"PIL", "matplotlib", "skimage", "tqdm", "safetensors", "tifffile"}
+# The extras that a command needs, and their packages that nothing works without, by the name they are imported under.
+_IMAGES = {"images": {"PIL", "matplotlib", "skimage", "tqdm", "safetensors", "tifffile"}}
 _EXTRAS = {
-    "demo": ("images", _IMAGES),
-    "train": ("images", _IMAGES),
-    "upscale": ("images", _IMAGES),
-    "restore": ("images", _IMAGES),
-    "bench": ("bench", {"matplotlib", "tqdm"}),
+    "demo": _IMAGES,
+    "train": _IMAGES,
+    "upscale": _IMAGES,
+    "restore": _IMAGES,
+    "bench": {"bench": {"matplotlib", "tqdm"}, **_IMAGES},
 }
 
 
@@ -60,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), status=2)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        extra, packages = _EXTRAS.get(options.command, ("", set()))
-        if missing not in packages:
-            raise
-        return _fail(f'{options.command} needs {missing}: pip install "fastdeconv[{extra}]"')
+        for extra, packages in _EXTRAS.get(options.command, {}).items():
+            if missing in packages:
+                return _fail(f'{options.command} needs {missing}: pip install "fastdeconv[{extra}]"')
+        raise
     except BrokenPipeError:
         # Whoever read our output has left; without this the interpreter complains when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

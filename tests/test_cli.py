@@ -152,6 +152,16 @@ def test_a_missing_extra_is_named(package):
     assert done.stderr == f'fastdeconv: error: demo needs {package}: pip install "fastdeconv[images]"\n'
 
 
+def test_a_benchmark_of_images_names_their_extra():
+    done = run(
+        "import sys; sys.modules['skimage'] = None\n"
+        "from fastdeconv.cli import main\n"
+        "sys.exit(main(['bench', 'quality']))"
+    )
+    assert done.returncode == 1
+    assert done.stderr == 'fastdeconv: error: bench needs skimage: pip install "fastdeconv[images]"\n'
+
+
 def test_explain_and_info_need_no_extra():
     code = (
         "import sys\n"

@@ -67,7 +67,7 @@ class _Enhancer(ABC):
         channel_axis : int, optional
             As of `transform`, of every image.
         steps : int
-            Batches of 16 crops.
+            Batches of crops to learn from.
         seed : int
             Of the first weights, the crops and the degradation: the same arguments give the same network.
         progress : bool, optional
