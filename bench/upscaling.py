@@ -1,18 +1,23 @@
 """``fastdeconv bench upscaling``: how long it takes to enlarge an image, here and with the same weights elsewhere.
 
-Two rows are measured: the network alone, on a plane of luminance that has its margin, and the whole way from an array
-of uint8 with red, green and blue to the enlarged one. Then our way, stage by stage.
+Three rows are measured: the network alone, on a plane of luminance that has its margin; the whole way from an array of
+uint8 with red, green and blue to the enlarged one; and a command from file to file, in a process of its own. Then our
+way from array to array, stage by stage.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import subprocess
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +33,13 @@ from fastdeconv.bench.upscaling_peers import CONTENDERS, Contender, Ours, start
 Array = NDArray[Any]
 
 SECONDS = 60.0  # at most, for each contender of a row
-BODY, IMAGE = "network alone", "image"
+BODY, IMAGE, COMMAND = "network alone", "image", "command"
 # Results agree up to this: planes of full scale 1, and levels of 255.
 _PLANE, _LEVELS = 1e-4, 2
+_CONDITIONS = (
+    "Contenders in turn, each round; medians, with 20 % and 80 % in brackets. A command starts a process, reads a PNG "
+    "file and writes one, all with Pillow and the same compression; our kernels are compiled beforehand."
+)
 # Pixels of the input at a border, which libraries mirror, repeat or leave out.
 _BORDER = 4
 
@@ -113,16 +122,58 @@ def measure(options: argparse.Namespace, network: Any) -> Figures:
     rgb = scene(options.size)
     padded = np.pad(rgb[..., 1].astype(np.float32) / np.float32(255), description.radius, mode="symmetric")
     rounds = options.rounds or 9
-    rows: dict[str, list[Callable[[], Array]]] = {
-        BODY: [contender.body(padded) for contender in contenders],
-        IMAGE: [contender.image(rgb) for contender in contenders],
-    }
-    for row, calls in rows.items():
-        figures.wrong += _disagreements(row, contenders, calls, description.scale)
-        times = interleaved(calls, rounds, SECONDS)
-        figures.rows[row] = {contender.name: each for contender, each in zip(contenders, times)}
+    with tempfile.TemporaryDirectory() as folder:
+        rows: dict[str, Sequence[Callable[[], Array | Path]]] = {
+            BODY: [contender.body(padded) for contender in contenders],
+            IMAGE: [contender.image(rgb) for contender in contenders],
+            COMMAND: _commands(contenders, network, rgb, Path(folder), threads),
+        }
+        for row, calls in rows.items():
+            results = [_pixels(call()) for call in calls]
+            figures.wrong += _disagreements(row, contenders, results, description.scale)
+            times = interleaved(calls, rounds, SECONDS)
+            figures.rows[row] = {contender.name: each for contender, each in zip(contenders, times)}
     figures.stages = _stages(network, rgb, rounds)
     return figures
+
+
+def _commands(
+    contenders: list[Contender], network: Any, rgb: NDArray[np.uint8], folder: Path, threads: int
+) -> list[Callable[[], Path]]:
+    """Return for each contender a function that runs its command on a PNG file and returns where the result is."""
+    from PIL import Image
+
+    from fastdeconv.imaging.network import save
+
+    model, source = folder / "model.safetensors", folder / "source.png"
+    save(network, model)
+    Image.fromarray(rgb).save(source)
+    environment = os.environ | {"NUMBA_NUM_THREADS": str(threads)}
+
+    def command(contender: Contender) -> Callable[[], Path]:
+        target = folder / f"{contender.name}.png"
+        arguments = contender.command(model, source, target)
+
+        def run() -> Path:
+            done = subprocess.run(
+                arguments, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise RuntimeError(f"{contender.name}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+            return target
+
+        return run
+
+    return [command(contender) for contender in contenders]
+
+
+def _pixels(result: Array | Path) -> NDArray[np.float32]:
+    if isinstance(result, Path):
+        from PIL import Image
+
+        with Image.open(result) as picture:
+            result = np.asarray(picture)
+    return result.astype(np.float32)
 
 
 def scene(size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -139,15 +190,14 @@ def scene(size: tuple[int, int]) -> NDArray[np.uint8]:
     return levels
 
 
-def _disagreements(row: str, contenders: list[Contender], calls: list[Callable[[], Array]], scale: int) -> list[str]:
+def _disagreements(row: str, contenders: list[Contender], results: list[NDArray[np.float32]], scale: int) -> list[str]:
     """Return a line for each contender whose result is not ours."""
     border = scale * _BORDER
     inside = np.s_[border:-border, border:-border]
-    ours = calls[0]().astype(np.float32)[inside]
     limit = _PLANE if row == BODY else _LEVELS
     lines = []
-    for contender, call in zip(contenders[1:], calls[1:]):
-        difference = float(np.abs(call().astype(np.float32)[inside] - ours).max())
+    for contender, result in zip(contenders[1:], results[1:]):
+        difference = float(np.abs(result[inside] - results[0][inside]).max())
         if not difference <= limit:
             lines.append(f"{row}: {contender.name} differs from ours by {difference:.3g}, more than {limit:g}")
     return lines
@@ -201,7 +251,7 @@ def page(figures: Figures) -> str:
         "# Enlarging an image",
         "",
         f"`{figures.command}`, {figures.date}. Input {width}×{height}, network of {figures.network}. "
-        f"{figures.threads} threads. Contenders in turn, each round; medians, with 20 % and 80 % in brackets.",
+        f"{figures.threads} threads. {_CONDITIONS}",
         "",
         table(["", ""], [[name, value] for name, value in (figures.machine | figures.versions).items()]),
     ]

@@ -14,6 +14,7 @@ from typing import Any
 
 from numba.core import compiler
 from numba.core.caching import _Cache
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 from fastdeconv.kernels import cache
@@ -48,7 +49,9 @@ class DiskCache(_Cache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the compiled function, or None if it is not there, damaged or unreadable."""
-        target_context.refresh()
+        # Not target_context.refresh(), as Numba does: it imports half of Numba, and SciPy's linear algebra, which only
+        # a compilation needs, and each one refreshes by itself. Machine code needs the reference counter's symbols.
+        rtsys.initialize(target_context)
         path = self._path(sig, target_context.codegen())
         if path is None:
             return None

@@ -11,6 +11,11 @@ from fastdeconv.imaging import network as networks
 from fastdeconv.imaging.network import Description, Network
 
 
+@pytest.fixture(autouse=True)
+def _no_time_is_spent_on_more_rounds(monkeypatch):
+    monkeypatch.setattr(upscaling, "SECONDS", 0)
+
+
 def test_a_run_beside_torch_and_others_that_are_there(tmp_path, capsys):
     model = Network(Description(3, features=5, shrunk=3, maps=1))
     model.body[-1].weight.data[...] *= 20
@@ -24,7 +29,7 @@ def test_a_run_beside_torch_and_others_that_are_there(tmp_path, capsys):
     figures = json.loads((tmp_path / "figures.json").read_text())
     left = set(figures["left_out"])
     expected = {kind.name for kind in upscaling_peers.CONTENDERS} - left
-    assert set(figures["rows"]) == {"network alone", "image"}
+    assert set(figures["rows"]) == {"network alone", "image", "command"}
     assert all(set(row) == expected for row in figures["rows"].values())
     assert set(figures["stages"]) == {"prepare", "luminance", "network", "bicubic colours", "sum and rounding"}
     assert (figures["size"], figures["threads"]) == ([32, 40], figures["threads"])
