@@ -128,7 +128,7 @@ def _add_upscaling(commands: Any) -> None:
         "same weights in other libraries, and our way stage by stage.",
     )
     upscaling.add_argument(
-        "--model", type=Path, default=None, metavar="FILE", help="a network (of 56, 12, 4; untrained)"
+        "--model", type=Path, default=None, metavar="FILE", help="a network (one of the default sizes, untrained)"
     )
     upscaling.add_argument("--scale", type=int, choices=(2, 3, 4), default=2, help="of the network without --model (2)")
     upscaling.add_argument("--size", type=_size, default=(1080, 1920), metavar="WxH", help="of the input (1920x1080)")

@@ -25,7 +25,9 @@ class Repeater:
         self.scale = scale
         self.each = each
 
-    def transform(self, image: np.ndarray, *, channel_axis: int | None = None, tile: Any = "auto") -> np.ndarray:
+    def transform(
+        self, image: np.ndarray, *, channel_axis: int | None = None, tile: Any = "auto", device: str | None = None
+    ) -> np.ndarray:
         assert image.ndim == (2 if channel_axis is None else 3)
         assert channel_axis in (None, 2)
         self.each(image)

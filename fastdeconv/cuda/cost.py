@@ -7,6 +7,8 @@ fitted to a measurement yet.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 
 from fastdeconv.cuda import runtime
 from fastdeconv.devices import number
@@ -34,6 +36,18 @@ def faster(problem: Problem, pass_: Pass) -> tuple[str, str]:
     chosen = place if gpu + transfer < cpu else "cpu"
     told = f"estimated {_ms(cpu)} on the CPU, {_ms(gpu)} on {place} and {_ms(transfer)} for transfers"
     return chosen, f"{told}, so {chosen}"
+
+
+def faster_chain(problems: Sequence[Problem]) -> str:
+    """Return the device that should be faster for layers one after the other, from NumPy arrays to NumPy arrays."""
+    try:
+        place = runtime.place()
+    except RuntimeError:
+        return "cpu"
+    first, last = problems[0], problems[-1]
+    moved = 4 * (math.prod(first.input_shape) + math.prod(last.output_shape))
+    gpu = sum(on_gpu(problem, number(place)) for problem in problems) + 2 * _TRANSFER_CALL + moved / _TRANSFER
+    return place if gpu < sum(map(on_cpu, problems)) else "cpu"
 
 
 def on_cpu(problem: Problem) -> float:

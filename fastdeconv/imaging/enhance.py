@@ -88,7 +88,9 @@ class _Enhancer(ABC):
         self.network = learned(self.description, planes, steps=steps, seed=seed, progress=progress)
         return self
 
-    def transform(self, image: Array, *, channel_axis: int | None = None, tile: Tile = "auto") -> Array:
+    def transform(
+        self, image: Array, *, channel_axis: int | None = None, tile: Tile = "auto", device: str | None = None
+    ) -> Array:
         """Return the enlarged or restored image.
 
         Parameters
@@ -100,6 +102,9 @@ class _Enhancer(ABC):
             The axis of the channels: grey, grey and alpha, RGB, or RGB and alpha. None for grey images without one.
         tile : int, "auto" or None
             As of `tiles.apply`; the result is the same.
+        device : str, optional
+            Where the network is computed, as of `fastdeconv.set_device`, whose setting None is: "cpu", "cuda",
+            "cuda:N", or "auto" for what an estimate says is faster, transfers included.
 
         Returns
         -------
@@ -109,8 +114,8 @@ class _Enhancer(ABC):
 
         Raises
         ------
-        TypeError, ValueError
-            The message names the argument, what came and what would do.
+        TypeError, ValueError, RuntimeError
+            The message names the argument, what came and what would do; or what the device lacks.
 
         Notes
         -----
@@ -119,7 +124,7 @@ class _Enhancer(ABC):
         """
         pages = as_pages(image, channel_axis)
         network = self._chosen(image, channel_axis)
-        return pages.array.copy() if network is None else rendered(pages, network, tile)
+        return pages.array.copy() if network is None else rendered(pages, network, tile, device)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the network to a safetensors file.

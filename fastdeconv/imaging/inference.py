@@ -1,18 +1,69 @@
-"""A network made ready to use: its layers as one kernel."""
+"""A network made ready to use: its layers as one kernel of the CPU, or in turn on a GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv import memory, nn
-from fastdeconv.imaging.network import Network
+from fastdeconv.cuda import cost
+from fastdeconv.devices import number, resolve
+from fastdeconv.imaging.network import Network, layer_problems
 from fastdeconv.kernels.cpu.chain import Chain, Layer
 
 Array = NDArray[Any]
 Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a network adds to an enlarged plane.
+
+    Attributes
+    ----------
+    add : callable
+        From luminance with a margin of `radius` pixels to `scale` times the size without it.
+    """
+
+    add: Callable[[Image], Image]
+    scale: int
+    radius: int
+
+
+def body(network: Network, device: str | None, shape: tuple[int, int]) -> Body:
+    """Return the body of a network with its weights as they are now, for NumPy planes of about a shape.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        `device` is none, or not there; as of `fastdeconv.set_device`.
+    """
+    place = resolve(device)
+    if place == "auto":
+        place = cost.faster_chain(layer_problems(network.description, shape))
+    if place == "cpu":
+        chain = body_chain(network)
+        return Body(lambda plane: applied(chain, plane), chain.scale, chain.margin // 2)
+    return Body(_on_gpu(network, place), network.description.scale, network.description.radius)
+
+
+def _on_gpu(network: Network, place: str) -> Callable[[Image], Image]:
+    from fastdeconv.cuda.runtime import cupy, on
+
+    copy = Network(network.description)
+    copy.load_state_dict(network.state_dict())
+    copy.to(place)
+
+    def add(plane: Image) -> Image:
+        with on(number(place)), nn.no_grad():
+            result: Image = copy.body(cupy().asarray(plane)[None, None])[0, 0].get()
+        return result
+
+    return add
 
 
 def body_chain(network: Network) -> Chain:

@@ -34,7 +34,7 @@ from fastdeconv.arrays import namespace
 from fastdeconv.functional import conv_transpose2d
 from fastdeconv.imaging.resize import REACH, bicubic_kernel
 from fastdeconv.optim import number
-from fastdeconv.problem import as_int
+from fastdeconv.problem import Problem, as_int
 
 Array = NDArray[Any]
 
@@ -101,7 +101,7 @@ def _range(low: float, high: float) -> str:
 
 @dataclass(frozen=True)
 class Description:
-    """A network without its weights.
+    """A network without its weights; the default sizes are what did best for its time (docs/decisions/0013).
 
     Parameters
     ----------
@@ -127,12 +127,12 @@ class Description:
     """
 
     scale: int
-    features: int = 56
-    shrunk: int = 12
-    maps: int = 4
+    features: int = 32
+    shrunk: int = 16
+    maps: int = 8
     feature_size: int = 5
     map_size: int = 3
-    taps: int = 5
+    taps: int = 3
     degradation: Degradation | None = None
 
     def __post_init__(self) -> None:
@@ -197,23 +197,37 @@ class Description:
         return cls(**values)
 
 
+def layer_problems(description: Description, shape: tuple[int, int]) -> list[Problem]:
+    """Return the layers' transposed convolutions, whose adjoints the convolutions are, for planes of about a shape."""
+    *convolutions, (c_in, c_out, size) = _widths(description)
+    problems = [
+        Problem.from_shapes((1, c, *shape), (c, before, k, k), ndim=2, padding=k // 2) for before, c, k in convolutions
+    ]
+    last = Problem.from_shapes((1, c_in, *shape), (c_in, c_out, size, size), ndim=2, stride=description.scale)
+    return [*problems, last]
+
+
+def _widths(description: Description) -> list[tuple[int, int, int]]:
+    """Return C_in, C_out and the side of the kernel of each layer."""
+    d, s = description.features, description.shrunk
+    maps = [(s, s, description.map_size)] * description.maps
+    return [(1, d, description.feature_size), (d, s, 1), *maps, (s, d, 1), (d, 1, description.kernel_size)]
+
+
 def layers(description: Description, rng: np.random.Generator) -> nn.Sequential:
     """Return the layers of a network with fresh weights, named "0", "1", … in ``state_dict``.
 
     Convolutions keep the variance of what goes through them; the last layer begins near zero, so that the result begins
     as what the network's is added to.
     """
-    d, s = description.features, description.shrunk
-    convolutions = [(1, d, description.feature_size), (d, s, 1)]
-    convolutions += [(s, s, description.map_size)] * description.maps
-    convolutions += [(s, d, 1)]
+    *convolutions, (features, _, kernel_size) = _widths(description)
     chain: list[nn.Module] = []
     for c_in, c_out, size in convolutions:
         layer = nn.Conv2d(c_in, c_out, size)
         deviation = math.sqrt(2 / ((1 + _SLOPE**2) * c_in * size**2))
         chain += [_initialised(layer, deviation, rng), nn.PReLU(c_out, init=_SLOPE)]
     stride, padding = description.scale, description.scale * (description.taps - 1)
-    last = nn.ConvTranspose2d(d, 1, description.kernel_size, stride=stride, padding=padding)
+    last = nn.ConvTranspose2d(features, 1, kernel_size, stride=stride, padding=padding)
     return nn.Sequential(*chain, _initialised(last, 1e-3, rng))
 
 

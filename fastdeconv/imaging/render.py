@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.imaging.colour import STUDIO_BLACK, STUDIO_RANGE, STUDIO_WEIGHTS
-from fastdeconv.imaging.inference import applied, body_chain
+from fastdeconv.imaging.inference import Body, applied, body
 from fastdeconv.imaging.network import Network
 from fastdeconv.imaging.pixels import Page, Region
 from fastdeconv.imaging.resize import REACH, enlarge_inside
@@ -26,18 +26,18 @@ _INVISIBLE = 1e-4
 _OPAQUE = 1 - 1e-6
 
 
-def rendered(pages: Pages, network: Network, tile: Tile = "auto") -> Array:
-    """Return what becomes of an image."""
+def rendered(pages: Pages, network: Network, tile: Tile = "auto", device: str | None = None) -> Array:
+    """Return what becomes of an image; `device` computes what the network adds, the CPU the rest."""
     scale = network.description.scale
-    chain = body_chain(network)
+    adding = body(network, device, pages.size)
     result = pages.enlarged(scale)
     for source, target in zip(pages, result):
         translucent = pages.colours < pages.channels and not _opaque(source)
         for region in regions(source.shape[1], source.shape[2], scale, tile):
             if translucent:
-                _render_translucent(source, target, region, chain, pages.colours)
+                _render_translucent(source, target, region, adding, pages.colours)
             else:
-                _render(source, target, region, chain, pages.colours)
+                _render(source, target, region, adding, pages.colours)
     return result.array
 
 
@@ -46,9 +46,9 @@ def gain(colours: int) -> float:
     return 1.0 if colours == 1 else 1 / STUDIO_RANGE
 
 
-def _render(source: Page, target: Page, region: Region, chain: Chain, colours: int) -> None:
-    to, scale = region.scaled(chain.scale), chain.scale
-    extra = applied(chain, luma(source, region.grown(chain.margin // 2), colours))
+def _render(source: Page, target: Page, region: Region, adding: Body, colours: int) -> None:
+    to, scale = region.scaled(adding.scale), adding.scale
+    extra = adding.add(luma(source, region.grown(adding.radius), colours))
     for channel in range(colours):
         target.store(to, channel, enlarged(source, region, channel, scale), extra, gain(colours))
     if colours < source.shape[0]:  # opaque all over
@@ -64,16 +64,15 @@ def _opaque(page: Page) -> bool:
     )
 
 
-def _render_translucent(source: Page, target: Page, region: Region, chain: Chain, colours: int) -> None:
+def _render_translucent(source: Page, target: Page, region: Region, adding: Body, colours: int) -> None:
     """Do what `_render` does where alpha matters.
 
     Transparent pixels hold any colours, black more often than not. So colours are enlarged times alpha, and divided by
     the enlarged alpha. The network, which is not linear, sees transparent pixels as the visible ones around them.
     """
-    to, scale = region.scaled(chain.scale), chain.scale
+    to, scale = region.scaled(adding.scale), adding.scale
     alpha = enlarged(source, region, colours, scale)
-    radius = chain.margin // 2
-    extra = applied(chain, _filled_luma(source, region.grown(radius), radius, colours))
+    extra = adding.add(_filled_luma(source, region.grown(adding.radius), adding.radius, colours))
     visible = alpha > _INVISIBLE
     for channel in range(colours):
         plane = enlarged(source, region, channel, scale)

@@ -45,6 +45,16 @@ class Pages:
         """Channels without alpha: 1 or 3."""
         return self.channels - (self.channels % 2 == 0)
 
+    @property
+    def _rows_and_columns(self) -> list[int]:
+        return [axis for axis in range(self.array.ndim) if axis != self.channel_axis][-2:]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a page."""
+        height, width = (self.array.shape[axis] for axis in self._rows_and_columns)
+        return height, width
+
     def __iter__(self) -> Iterator[Page]:
         view = (
             self.array[..., None, :, :] if self.channel_axis is None else np.moveaxis(self.array, self.channel_axis, -3)
@@ -54,9 +64,8 @@ class Pages:
 
     def enlarged(self, scale: int) -> Pages:
         """Return uninitialised pages of so many times the size."""
-        axes = [axis for axis in range(self.array.ndim) if axis != self.channel_axis]
         shape = list(self.array.shape)
-        for axis in axes[-2:]:
+        for axis in self._rows_and_columns:
             shape[axis] *= scale
         return Pages(np.empty(shape, self.array.dtype), self.channel_axis)
 

@@ -39,7 +39,7 @@ def test_a_fresh_network_is_bicubic_enlargement(scale):
 def test_the_radius_is_what_a_pixel_depends_on(scale):
     network = small(scale)
     radius = network.description.radius
-    assert radius == 2 + 1 + 2
+    assert radius == 2 + 1 + 1
     x = picture(2 * radius + 1, 2 * radius + 1)[None, None]
     y = network(x)
     assert y.shape == (1, 1, scale, scale)

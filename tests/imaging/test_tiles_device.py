@@ -6,15 +6,25 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda compiles the kernels")
 
+import fastdeconv as fd
+from fastdeconv.cuda import cost
 from fastdeconv.imaging import network as networks
+from fastdeconv.imaging.enhance import Upscaler
 from fastdeconv.imaging.network import Description, Network
 from fastdeconv.imaging.tiles import apply
 
+SMALL = {"features": 2, "shrunk": 2, "maps": 0, "feature_size": 3, "taps": 3}
 
-def test_as_on_the_cpu(monkeypatch, tmp_path):
-    network = Network(Description(2, features=2, shrunk=2, maps=0, feature_size=3, taps=3))
+
+def small():
+    network = Network(Description(2, **SMALL))
     for parameter in network.body[-1].parameters():
         parameter.data[...] += 0.1
+    return network
+
+
+def test_as_on_the_cpu(monkeypatch, tmp_path):
+    network = small()
     plane = np.random.default_rng(0).random((3, 5), dtype=np.float32)
     expected = apply(network, plane)
     weights = {name: array.copy() for name, array in network.state_dict().items()}
@@ -26,3 +36,32 @@ def test_as_on_the_cpu(monkeypatch, tmp_path):
     networks.save(network, tmp_path / "network")
     for name, array in networks.load(tmp_path / "network").state_dict().items():
         np.testing.assert_array_equal(array, weights[name])
+
+
+@pytest.mark.parametrize("way", ["argument", "setting", "auto"])
+def test_images_are_sent_there(monkeypatch, way):
+    upscaler = Upscaler(2, **SMALL)
+    upscaler.network = small()
+    image = np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8)
+    expected = upscaler.transform(image, channel_axis=-1).astype(int)
+    gpu = fake_cupy.install(monkeypatch)
+    # A call of the CPU that takes forever: "auto" sends it away.
+    monkeypatch.setattr(cost, "_CPU_CALL", 1.0)
+    if way == "setting":
+        fd.set_device("cuda")
+    try:
+        device = {"argument": "cuda", "setting": None, "auto": "auto"}[way]
+        result = upscaler.transform(image, channel_axis=-1, tile=3, device=device)
+    finally:
+        fd.set_device(None)
+    assert type(result) is np.ndarray
+    np.testing.assert_allclose(result, expected, atol=1)
+    assert gpu.launches
+
+
+def test_auto_keeps_what_transfers_would_hold_up(monkeypatch):
+    upscaler = Upscaler(2, **SMALL)
+    upscaler.network = small()
+    gpu = fake_cupy.install(monkeypatch)
+    upscaler.transform(np.zeros((4, 4), np.float32), device="auto")
+    assert not gpu.launches

@@ -22,7 +22,9 @@ Pixels = NDArray[Any]
 class Enhancer(Protocol):
     """What makes a picture better: `fastdeconv.imaging.enhance.Upscaler`, for one."""
 
-    def transform(self, image: Pixels, *, channel_axis: int | None = None, tile: Any = "auto") -> Pixels:
+    def transform(
+        self, image: Pixels, *, channel_axis: int | None = None, tile: Any = "auto", device: str | None = None
+    ) -> Pixels:
         """Return the better picture."""
         ...
 
@@ -48,6 +50,10 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile", type=_tile, default="auto", metavar="N",
         help="side of the regions computed one after the other, in pixels; auto is what fits in memory (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:N, or auto: what an estimate says is faster (%(default)s)",
+        default="cpu",
     )  # fmt: skip
     parser.add_argument(
         "--progress", action=argparse.BooleanOptionalAction, help="show a bar (if standard error is a terminal)"
@@ -91,13 +97,14 @@ def work(options: argparse.Namespace, load: Callable[[], tuple[Enhancer, int]]) 
     UsageError
         The arguments do not fit together.
     fastdeconv.imaging.errors.FileError
-        The output cannot be written to, or the model cannot be read.
+        The output cannot be written to, the model cannot be read, or there is no such device.
     """
     from fastdeconv.imaging.commands import inputs, pipeline
     from fastdeconv.imaging.commands.report import Report
     from fastdeconv.imaging.picture import MAX_PIXELS, Encoding
     from fastdeconv.imaging.picture.reading import allowing
 
+    _check_device(options.device)
     to_stdout = options.output == inputs.STANDARD
     found = inputs.find(options.inputs, options.recursive, None if to_stdout else Path(options.output))
     if to_stdout and sys.stdout.isatty():
@@ -112,22 +119,35 @@ def work(options: argparse.Namespace, load: Callable[[], tuple[Enhancer, int]]) 
             enhancer, scale = _loaded(load)
             max_pixels = options.max_pixels or MAX_PIXELS
             encoding = Encoding(options.quality, options.lossless)
-            settings = pipeline.Settings(partial(_enhanced, enhancer, options.tile), scale, max_pixels, encoding)
+            settings = pipeline.Settings(
+                partial(_enhanced, enhancer, options.tile, options.device), scale, max_pixels, encoding
+            )
             with allowing(max_pixels):
                 pipeline.run(found.jobs, output, settings, report)
     return report.summary()
 
 
-def _loaded(load: Callable[[], tuple[Enhancer, int]]) -> tuple[Enhancer, int]:
+def _check_device(name: str) -> None:
+    from fastdeconv.devices import resolve
+
     try:
-        return load()
-    except (ValueError, RuntimeError) as error:  # a file that holds no such model; a device that is not there
+        resolve(name)
+    except ValueError as error:
+        raise UsageError(f"--device: {error}") from error
+    except RuntimeError as error:
         raise FileError(str(error)) from error
 
 
-def _enhanced(enhancer: Enhancer, tile: int | str, pixels: Pixels, tell: Callable[[str], None]) -> Pixels:
+def _loaded(load: Callable[[], tuple[Enhancer, int]]) -> tuple[Enhancer, int]:
+    try:
+        return load()
+    except (ValueError, RuntimeError) as error:  # a file that holds no such model
+        raise FileError(str(error)) from error
+
+
+def _enhanced(enhancer: Enhancer, tile: int | str, device: str, pixels: Pixels, tell: Callable[[str], None]) -> Pixels:
     """Return the better pixels of a page, and tell what was chosen for it, if something was."""
-    result = enhancer.transform(pixels, channel_axis=None if pixels.ndim == 2 else 2, tile=tile)
+    result = enhancer.transform(pixels, channel_axis=None if pixels.ndim == 2 else 2, tile=tile, device=device)
     choice = getattr(enhancer, "choice", "")
     if choice:
         tell(choice)

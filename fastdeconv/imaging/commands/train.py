@@ -171,7 +171,7 @@ def _check_places(place: Place, overwrite: bool, resume: bool) -> None:
 def _settings(options: argparse.Namespace) -> Settings:
     from fastdeconv.imaging.network import Degradation
     from fastdeconv.imaging.training.images import TrainingError
-    from fastdeconv.imaging.training.settings import RECIPES, Settings
+    from fastdeconv.imaging.training.settings import Recipe, Settings
 
     if (options.inputs is None) != (options.targets is None):
         raise TrainingError("--inputs and --targets belong together: give both, or neither")
@@ -198,7 +198,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         degradation = Degradation(**spoiling) if spoiling else None
     except (TypeError, ValueError) as error:
         raise TrainingError(str(error)) from error
-    recipe = RECIPES["restore" if options.task == "restore" else "upscale"]
+    recipe = Recipe()
     if options.channels:
         recipe = replace(recipe, **dict(zip(("features", "shrunk", "maps"), options.channels)))
     for name in ("taps", "crop", "batch", "learning_rate"):

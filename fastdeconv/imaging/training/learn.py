@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastdeconv import fit
 from fastdeconv.imaging.network import Description, Network
 from fastdeconv.imaging.training.crops import Crops, spoiled
-from fastdeconv.imaging.training.settings import RECIPES
+from fastdeconv.imaging.training.settings import Recipe
 from fastdeconv.imaging.training.trainer import rule
 from fastdeconv.problem import as_int
 
@@ -32,7 +32,7 @@ def learned(
     """
     if as_int("steps", steps) < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
-    recipe = RECIPES[description.task]
+    recipe = Recipe()
     # Crops lie all inside.
     side = description.scale * (recipe.crop + 2 * description.radius)
     large = [np.clip(plane, 0, 1) for plane in planes if min(plane.shape) >= side]

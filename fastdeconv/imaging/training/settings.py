@@ -34,19 +34,16 @@ class Recipe:
         Of the moving average of the weights.
     """
 
-    features: int = 32
-    shrunk: int = 16
-    maps: int = 8
-    feature_size: int = 5
-    taps: int = 3
+    features: int = Description.features
+    shrunk: int = Description.shrunk
+    maps: int = Description.maps
+    feature_size: int = Description.feature_size
+    taps: int = Description.taps
     crop: int = 32
     batch: int = 8
     learning_rate: float = 2e-3
     warmup: int = 200
     decay: float = 0.999
-
-
-RECIPES = {"upscale": Recipe(), "restore": Recipe()}
 
 
 @dataclass(frozen=True)

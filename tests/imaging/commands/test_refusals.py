@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 import tifffile
@@ -197,3 +198,18 @@ def test_a_model_that_is_none(tmp_path, capsys):
     assert "m.safetensors" in capsys.readouterr().err
     assert upscale(tmp_path / "a.png", "-o", tmp_path / "b.png", "--model", tmp_path / "missing") == 1
     assert "missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "status", "message"),
+    [
+        ("gpu", 2, 'error: --device: device must be "cpu", "cuda", "cuda:N", "auto" or None; got \'gpu\''),
+        ("cuda", 1, 'error: device "cuda" needs CuPy'),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch, tmp_path, capsys, device, status, message):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    save(tmp_path / "a.png")
+    assert upscale(tmp_path / "a.png", "-o", tmp_path / "b.png", "--device", device) == status
+    assert message in capsys.readouterr().err
+    assert tree(tmp_path) == ["a.png"]

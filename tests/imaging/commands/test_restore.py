@@ -19,7 +19,7 @@ class Inverter(Repeater):
 
     choice = "taken for the test"
 
-    def transform(self, image, *, channel_axis=None, tile="auto"):
+    def transform(self, image, *, channel_axis=None, tile="auto", device=None):
         return 255 - image
 
 

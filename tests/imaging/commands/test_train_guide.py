@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (tmp_path / place).mkdir(exist_ok=True)
             save(tmp_path / place / f"{seed}.png", pixels(size=(72, 64), seed=seed))
     save(tmp_path / "holiday.jpg", pixels(channels=3))
-    small = settings.Recipe(features=4, shrunk=2, maps=1, crop=8, batch=2)
-    monkeypatch.setattr(settings, "RECIPES", {"upscale": small, "restore": small})
+    small = partial(settings.Recipe, features=4, shrunk=2, maps=1, crop=8, batch=2)
+    monkeypatch.setattr(settings, "Recipe", small)
     monkeypatch.setattr(trainer, "steps_in", lambda *of_a_run: 2)
     few = {"coins": "skimage/data/coins.png"}
     for name, pictures in {"TRAINING": few, "MORE_TRAINING": {}, "HELD_OUT": few, "MORE_HELD_OUT": {}}.items():

@@ -232,19 +232,19 @@ def test_a_network_from_a_file(tmp_path, shape):
     np.testing.assert_array_equal(read(tmp_path / "b.png"), expected)
 
 
-def test_the_tile_arrives(tmp_path, monkeypatch):
+def test_tile_and_device_arrive(tmp_path, monkeypatch):
     seen = []
     real = Repeater.transform
 
-    def transform(self, image, *, channel_axis=None, tile="auto"):
-        seen.append(tile)
+    def transform(self, image, *, channel_axis=None, tile="auto", device=None):
+        seen.append((tile, device))
         return real(self, image, channel_axis=channel_axis)
 
     monkeypatch.setattr(Repeater, "transform", transform)
     save(tmp_path / "a.png")
-    assert upscale(tmp_path / "a.png", "-o", tmp_path / "b.png", "--tile", 64) == 0
+    assert upscale(tmp_path / "a.png", "-o", tmp_path / "b.png", "--tile", 64, "--device", "auto") == 0
     assert upscale(tmp_path / "a.png", "-o", tmp_path / "c.png") == 0
-    assert seen == [64, "auto"]
+    assert seen == [(64, "auto"), ("auto", "cpu")]
 
 
 def test_a_bar_where_it_is_asked_for(tmp_path, capsys):
