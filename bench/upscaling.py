@@ -31,6 +31,7 @@ from fastdeconv.bench.timing import Times, interleaved
 from fastdeconv.bench.upscaling_peers import CONTENDERS, Contender, Ours, start
 
 Array = NDArray[Any]
+Planes = NDArray[np.float32]
 
 SECONDS = 60.0  # at most, for each contender of a row
 BODY, IMAGE, COMMAND = "network alone", "image", "command"
@@ -102,6 +103,9 @@ def _any_network(scale: int) -> Any:
 
 def measure(options: argparse.Namespace, network: Any) -> Figures:
     """Check all contenders against ours, then time them in turn."""
+    from fastdeconv.imaging.render import rendered
+    from fastdeconv.imaging.stored import as_pages
+
     threads = fd.get_num_threads()
     peers = [kind.name for kind in CONTENDERS if kind is not Ours]
     names = peers if "all" in options.peers else options.peers
@@ -128,9 +132,11 @@ def measure(options: argparse.Namespace, network: Any) -> Figures:
             IMAGE: [contender.image(rgb) for contender in contenders],
             COMMAND: _commands(contenders, network, rgb, Path(folder), threads),
         }
+        expected = {limits: rendered(as_pages(rgb, -1), network, limits=limits) for limits in (False, True)}
         for row, calls in rows.items():
             results = [_pixels(call()) for call in calls]
-            figures.wrong += _disagreements(row, contenders, results, description.scale)
+            right = [results[0] if row == BODY else _pixels(expected[contender.limits]) for contender in contenders]
+            figures.wrong += _disagreements(row, contenders, results, right, description.scale)
             times = interleaved(calls, rounds, SECONDS)
             figures.rows[row] = {contender.name: each for contender, each in zip(contenders, times)}
     figures.stages = _stages(network, rgb, rounds)
@@ -167,7 +173,7 @@ def _commands(
     return [command(contender) for contender in contenders]
 
 
-def _pixels(result: Array | Path) -> NDArray[np.float32]:
+def _pixels(result: Array | Path) -> Planes:
     if isinstance(result, Path):
         from PIL import Image
 
@@ -190,14 +196,16 @@ def scene(size: tuple[int, int]) -> NDArray[np.uint8]:
     return levels
 
 
-def _disagreements(row: str, contenders: list[Contender], results: list[NDArray[np.float32]], scale: int) -> list[str]:
-    """Return a line for each contender whose result is not ours."""
+def _disagreements(
+    row: str, contenders: list[Contender], results: list[Planes], expected: list[Planes], scale: int
+) -> list[str]:
+    """Return a line for each contender whose result is not what ours should be."""
     border = scale * _BORDER
     inside = np.s_[border:-border, border:-border]
     limit = _PLANE if row == BODY else _LEVELS
     lines = []
-    for contender, result in zip(contenders[1:], results[1:]):
-        difference = float(np.abs(result[inside] - results[0][inside]).max())
+    for contender, result, right in zip(contenders, results, expected):
+        difference = float(np.abs(result[inside] - right[inside]).max())
         if not difference <= limit:
             lines.append(f"{row}: {contender.name} differs from ours by {difference:.3g}, more than {limit:g}")
     return lines
@@ -207,6 +215,7 @@ def _stages(network: Any, rgb: NDArray[np.uint8], rounds: int) -> dict[str, Time
     """Time the stages of `imaging.render` on an opaque image of three colours."""
     from fastdeconv.bench.timing import summary
     from fastdeconv.imaging.inference import applied, body_chain
+    from fastdeconv.imaging.limits import limit
     from fastdeconv.imaging.render import gain
     from fastdeconv.imaging.stored import as_pages, luma
     from fastdeconv.imaging.tiles import enlarged, regions
@@ -233,6 +242,8 @@ def _stages(network: Any, rgb: NDArray[np.uint8], rounds: int) -> dict[str, Time
             lap("luminance")
             added = applied(chain, plane)
             lap("network")
+            limit(added, plane, chain.margin // 2, scale)
+            lap("limits")
             for channel in range(3):
                 large = enlarged(source, region, channel, scale)
                 lap("bicubic colours")

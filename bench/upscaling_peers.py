@@ -34,11 +34,14 @@ class Contender(ABC):
         What must be installed.
     conditions : str
         What a reader of the figures should know.
+    limits : bool
+        Whether images are enlarged within limits (`fastdeconv.imaging.limits`).
     """
 
     name: ClassVar[str]
     modules: ClassVar[tuple[str, ...]] = ()
     conditions: ClassVar[str]
+    limits: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, network: Network, threads: int) -> None: ...
@@ -66,7 +69,8 @@ class Ours(Contender):
     """`Upscaler.transform`, or `Restorer.transform`."""
 
     name = "fastdeconv"
-    conditions = "all layers in one kernel, row by row"
+    conditions = "all layers in one kernel, row by row; of an image what is added is limited, too"
+    limits = True
 
     def __init__(self, network: Network, threads: int) -> None:
         scale, degradation = network.description.scale, network.description.degradation

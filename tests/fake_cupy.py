@@ -364,8 +364,9 @@ def install(monkeypatch, **state):
         "ascontiguousarray": ascontiguousarray, "may_share_memory": may_share_memory,
         "zeros": zeros, "zeros_like": zeros_like, "ones": ones, "copyto": copyto, "matmul": matmul,
         **{name: _of_numpy(name) for name in
-           ("abs", "add", "clip", "exp", "isfinite", "log10", "multiply", "sign", "sqrt", "square", "subtract",
-            "tanh")},
+           ("abs", "add", "clip", "exp", "isfinite", "log10", "maximum", "minimum", "multiply", "sign", "sqrt",
+            "square", "subtract", "tanh")},
+        "repeat": lambda a, count, axis: ndarray(np.repeat(_host(a), count, axis)),
         "where": lambda *arguments: ndarray(np.where(*map(_host, arguments))),
     }.items():  # fmt: skip
         setattr(fake, name, value)

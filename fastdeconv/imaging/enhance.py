@@ -89,7 +89,13 @@ class _Enhancer(ABC):
         return self
 
     def transform(
-        self, image: Array, *, channel_axis: int | None = None, tile: Tile = "auto", device: str | None = None
+        self,
+        image: Array,
+        *,
+        channel_axis: int | None = None,
+        tile: Tile = "auto",
+        device: str | None = None,
+        limits: bool = True,
     ) -> Array:
         """Return the enlarged or restored image.
 
@@ -105,6 +111,8 @@ class _Enhancer(ABC):
         device : str, optional
             Where the network is computed, as of `fastdeconv.set_device`, whose setting None is: "cpu", "cuda",
             "cuda:N", or "auto" for what an estimate says is faster, transfers included.
+        limits : bool
+            As of `tiles.apply`, of luminance.
 
         Returns
         -------
@@ -124,7 +132,7 @@ class _Enhancer(ABC):
         """
         pages = as_pages(image, channel_axis)
         network = self._chosen(image, channel_axis)
-        return pages.array.copy() if network is None else rendered(pages, network, tile, device)
+        return pages.array.copy() if network is None else rendered(pages, network, tile, device, limits)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the network to a safetensors file.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastdeconv import memory, nn
 from fastdeconv.cuda import cost
 from fastdeconv.devices import number, resolve
+from fastdeconv.imaging.limits import limit
 from fastdeconv.imaging.network import Network, layer_problems
 from fastdeconv.kernels.cpu.chain import Chain, Layer
 
@@ -34,8 +35,13 @@ class Body:
     radius: int
 
 
-def body(network: Network, device: str | None, shape: tuple[int, int]) -> Body:
+def body(network: Network, device: str | None, shape: tuple[int, int], limits: bool = True) -> Body:
     """Return the body of a network with its weights as they are now, for NumPy planes of about a shape.
+
+    Parameters
+    ----------
+    limits : bool
+        Whether what an enlarging network adds is kept within the range around; see `fastdeconv.imaging.limits`.
 
     Raises
     ------
@@ -45,10 +51,20 @@ def body(network: Network, device: str | None, shape: tuple[int, int]) -> Body:
     place = resolve(device)
     if place == "auto":
         place = cost.faster_chain(layer_problems(network.description, shape))
-    if place == "cpu":
-        chain = body_chain(network)
-        return Body(lambda plane: applied(chain, plane), chain.scale, chain.margin // 2)
-    return Body(_on_gpu(network, place), network.description.scale, network.description.radius)
+    scale, radius = network.description.scale, network.description.radius
+    add = _on_cpu(network) if place == "cpu" else _on_gpu(network, place)
+
+    def add_limited(plane: Image) -> Image:
+        added = add(plane)
+        limit(added, plane, radius, scale)
+        return added
+
+    return Body(add_limited if limits and scale > 1 else add, scale, radius)
+
+
+def _on_cpu(network: Network) -> Callable[[Image], Image]:
+    chain = body_chain(network)
+    return lambda plane: applied(chain, plane)
 
 
 def _on_gpu(network: Network, place: str) -> Callable[[Image], Image]:

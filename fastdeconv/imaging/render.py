@@ -26,10 +26,15 @@ _INVISIBLE = 1e-4
 _OPAQUE = 1 - 1e-6
 
 
-def rendered(pages: Pages, network: Network, tile: Tile = "auto", device: str | None = None) -> Array:
-    """Return what becomes of an image; `device` computes what the network adds, the CPU the rest."""
+def rendered(
+    pages: Pages, network: Network, tile: Tile = "auto", device: str | None = None, limits: bool = True
+) -> Array:
+    """Return what becomes of an image; `device` computes what the network adds, the CPU the rest.
+
+    `limits` is that of `inference.body`.
+    """
     scale = network.description.scale
-    adding = body(network, device, pages.size)
+    adding = body(network, device, pages.size, limits)
     result = pages.enlarged(scale)
     for source, target in zip(pages, result):
         translucent = pages.colours < pages.channels and not _opaque(source)

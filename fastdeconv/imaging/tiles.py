@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fastdeconv import memory, nn
 from fastdeconv.arrays import namespace
-from fastdeconv.imaging.inference import applied, body_chain
+from fastdeconv.imaging.inference import body
+from fastdeconv.imaging.limits import limited
 from fastdeconv.imaging.network import Network
 from fastdeconv.imaging.pixels import Page, Region
 from fastdeconv.imaging.resize import REACH, enlarge_inside
@@ -26,18 +27,21 @@ BUDGET = 128 << 20
 _LARGE, _SMALL = 2, 3
 
 
-def apply(network: Network, plane: Array, tile: Tile = "auto") -> Array:
+def apply(network: Network, plane: Array, tile: Tile = "auto", *, limits: bool = True) -> Array:
     """Enlarge or restore one plane, mirrored at its borders.
 
     Parameters
     ----------
     network : Network
     plane : ndarray of float32, shape (H, W)
-        Luminance from 0 to 1: NumPy's, or CuPy's for a network on that GPU. Nothing is clipped.
+        Luminance from 0 to 1: NumPy's, or CuPy's for a network on that GPU. Nothing is clipped to black and white.
     tile : int, "auto" or None
         Side of the square regions that are computed one after the other, in input pixels; "auto" takes as many whole
         rows as `BUDGET` has memory for, None all at once. The result is the same: on a GPU to rounding, on the CPU to
         the last bit.
+    limits : bool
+        Whether enlarged pixels are kept from going beyond the input pixels around and bicubic enlargement, against
+        halos; see `fastdeconv.imaging.limits`.
 
     Returns
     -------
@@ -55,13 +59,13 @@ def apply(network: Network, plane: Array, tile: Tile = "auto") -> Array:
     scale = network.description.scale
     regions_ = list(regions(plane.shape[0], plane.shape[1], scale, tile))
     if not isinstance(plane, np.ndarray):
-        return _apply_on_device(network, plane, regions_)
-    chain = body_chain(network)
+        return _apply_on_device(network, plane, regions_, limits)
+    adding = body(network, "cpu", plane.shape, limits)
     plane = np.ascontiguousarray(plane)
     result: Image = memory.empty((scale * plane.shape[0], scale * plane.shape[1]), np.dtype(np.float32))
     source, target = Page.of(plane, plane[None]), Page.of(result, result[None])
     for region in regions_:
-        extra = applied(chain, source.load(region.grown(chain.margin // 2)))
+        extra = adding.add(source.load(region.grown(adding.radius)))
         target.store(region.scaled(scale), 0, enlarged(source, region, 0, scale), extra)
     return result
 
@@ -104,7 +108,7 @@ def _tile_shape(height: int, width: int, scale: int, tile: Tile) -> tuple[int, i
     return side, side
 
 
-def _apply_on_device(network: Network, plane: Array, cut: list[Region]) -> Array:
+def _apply_on_device(network: Network, plane: Array, cut: list[Region], limits: bool) -> Array:
     scale, radius = network.description.scale, network.description.radius
     xp = namespace(plane)
     result: Array = xp.empty((scale * plane.shape[0], scale * plane.shape[1]), plane.dtype)
@@ -119,7 +123,10 @@ def _apply_on_device(network: Network, plane: Array, cut: list[Region]) -> Array
                     (plane.shape[1], np.arange(wide.left, wide.right) % (2 * plane.shape[1])),
                 )
             )
-            x = plane[rows[:, None], columns[None, :]][None, None]
+            x = plane[rows[:, None], columns[None, :]]
+            added, base = (part(x[None, None])[0, 0] for part in (network.body, network.skip))
+            if limits and scale > 1:
+                added = limited(added, base, x, radius, scale)
             top, bottom, left, right = region.scaled(scale)
-            result[top:bottom, left:right] = network(x)[0, 0]
+            result[top:bottom, left:right] = base + added
     return result

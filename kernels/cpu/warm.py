@@ -14,6 +14,7 @@ from fastdeconv.kernels.cpu import (
     direct_wide_stride,
     elementwise,
     interchange,
+    limits,
     losses,
     normalization,
     norms,
@@ -29,8 +30,8 @@ from fastdeconv.kernels.cpu.winograd import products, tiles, weight
 
 _MODULES = (
     chain, direct_dot, direct_joint, direct_local, direct_loops, direct_phases, direct_pointwise, direct_tile,
-    direct_wide_stride, elementwise, input_grad, interchange, losses, normalization, norms, pixels, planes, products,
-    resampling, tiles, updates, weight, weight_grad,
+    direct_wide_stride, elementwise, input_grad, interchange, limits, losses, normalization, norms, pixels, planes,
+    products, resampling, tiles, updates, weight, weight_grad,
 )  # fmt: skip
 
 

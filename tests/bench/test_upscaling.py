@@ -31,7 +31,14 @@ def test_a_run_beside_torch_and_others_that_are_there(tmp_path, capsys):
     expected = {kind.name for kind in upscaling_peers.CONTENDERS} - left
     assert set(figures["rows"]) == {"network alone", "image", "command"}
     assert all(set(row) == expected for row in figures["rows"].values())
-    assert set(figures["stages"]) == {"prepare", "luminance", "network", "bicubic colours", "sum and rounding"}
+    assert set(figures["stages"]) == {
+        "prepare",
+        "luminance",
+        "network",
+        "limits",
+        "bicubic colours",
+        "sum and rounding",
+    }
     assert (figures["size"], figures["threads"]) == ([32, 40], figures["threads"])
     assert (tmp_path / "page.md").read_text() in printed
     assert all(name in printed for name in expected)

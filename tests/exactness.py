@@ -1,0 +1,29 @@
+"""Check every CPU kernel on cases with small integers, bit for bit, and print the width of vectors and the registers.
+
+``exactness.py NAMES DTYPES``, both with commas: for processes that compile for another CPU or another width.
+"""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+from cases import EDGE_CASES, IMPLEMENTATIONS, call, declines, integers, oracle
+
+from fastdeconv.kernels.cpu import host
+
+
+def check(names, dtypes):
+    for name in names:
+        for dtype in dtypes:
+            p = replace(EDGE_CASES[name], dtype=dtype)
+            for pass_, implementation in IMPLEMENTATIONS:
+                if not implementation.name.startswith(("direct", "winograd")) or declines(implementation, pass_, p):
+                    continue
+                a, b = integers(p, pass_)
+                got = call(p, pass_, a, b, implementation.name)
+                np.testing.assert_array_equal(got, oracle(p, pass_, a, b), f"{pass_} {implementation.name} {p}")
+
+
+if __name__ == "__main__":
+    check(*(argument.split(",") for argument in sys.argv[1:]))
+    print(host.VECTOR_BITS, host.REGISTERS)
