@@ -119,39 +119,38 @@ def compute(block: _Block, instruction: Instruction, lanes: NDArray[np.int64]) -
     op, modifiers = instruction.op, instruction.modifiers
     target, *sources = instruction.operands
     kind = instruction.type
-    with np.errstate(all="ignore"):
-        if op == "cvt":
-            _convert(block, instruction, lanes)
-            return
-        if op in ("shl", "shr"):
-            a, by = block.value(sources[0], kind, lanes), block.value(sources[1], "u32", lanes)
-            block.store(target, OPERATIONS[op](a, by), lanes)
-            return
-        if op == "shf":
-            low, high, by = (block.value(s, "u32", lanes) for s in sources)
-            block.store(target, _funnel(low, high, by, "l" in modifiers), lanes)
-            return
-        if op == "bfi":
-            a, b = (block.value(s, kind, lanes) for s in sources[:2])
-            block.store(target, _insert(a, b, *(block.value(s, "u32", lanes) for s in sources[2:])), lanes)
-            return
-        if op == "selp":
-            a, b = (block.value(s, kind, lanes) for s in sources[:2])
-            block.store(target, np.where(block.value(sources[2], "pred", lanes), a, b), lanes)
-            return
-        values = [block.value(s, kind, lanes) for s in sources]
-        if "wide" in modifiers:
-            product = _wide(values[0], values[1])
-            if op == "mad":
-                wide = f"{kind[0]}{2 * BITS[kind]}"
-                product = product + block.value(sources[2], wide, lanes)
-            block.store(target, product, lanes)
-            return
-        if "hi" in modifiers and op == "mul":
-            block.store(target, _high(*values), lanes)
-            return
-        result = OPERATIONS[op](*values)
-        block.store(target, result.astype(DTYPES[kind], copy=False), lanes)
+    if op == "cvt":
+        _convert(block, instruction, lanes)
+        return
+    if op in ("shl", "shr"):
+        a, by = block.value(sources[0], kind, lanes), block.value(sources[1], "u32", lanes)
+        block.store(target, OPERATIONS[op](a, by), lanes)
+        return
+    if op == "shf":
+        low, high, by = (block.value(s, "u32", lanes) for s in sources)
+        block.store(target, _funnel(low, high, by, "l" in modifiers), lanes)
+        return
+    if op == "bfi":
+        a, b = (block.value(s, kind, lanes) for s in sources[:2])
+        block.store(target, _insert(a, b, *(block.value(s, "u32", lanes) for s in sources[2:])), lanes)
+        return
+    if op == "selp":
+        a, b = (block.value(s, kind, lanes) for s in sources[:2])
+        block.store(target, np.where(block.value(sources[2], "pred", lanes), a, b), lanes)
+        return
+    values = [block.value(s, kind, lanes) for s in sources]
+    if "wide" in modifiers:
+        product = _wide(values[0], values[1])
+        if op == "mad":
+            wide = f"{kind[0]}{2 * BITS[kind]}"
+            product = product + block.value(sources[2], wide, lanes)
+        block.store(target, product, lanes)
+        return
+    if "hi" in modifiers and op == "mul":
+        block.store(target, _high(*values), lanes)
+        return
+    result = OPERATIONS[op](*values)
+    block.store(target, result.astype(DTYPES[kind], copy=False), lanes)
 
 
 def _shortened(value: Values, dropped: int, mode: str) -> Values:
@@ -206,8 +205,7 @@ def compare(block: _Block, instruction: Instruction, lanes: NDArray[np.int64]) -
     comparison, *others = (m for m in instruction.modifiers if m not in BITS and m != "ftz")
     *targets, a, b = instruction.operands[:-1] if others else instruction.operands
     values = (block.value(source, instruction.type, lanes) for source in (a, b))
-    with np.errstate(all="ignore"):
-        holds = _COMPARISONS[comparison](*values)
+    holds = _COMPARISONS[comparison](*values)
     if others:
         last = instruction.operands[-1]
         third = block.value(last.removeprefix("!"), "pred", lanes) != last.startswith("!")

@@ -104,8 +104,17 @@ class _Block:
         self.ended = np.zeros(self.threads, bool)
         self.waiting = np.zeros(self.threads, bool)
         self.barrier_at = np.full(self.threads, -1, np.int64)
+        self.all = number.astype(np.int64)
+        self.constants: dict[tuple[str, str], NDArray[Any]] = {}
+        self.counted: NDArray[np.int64] = self.all[:0]  # the lanes whose warps were counted last
+        self.warps = 0
 
     def run(self) -> None:
+        """Run all threads to their ends."""
+        with np.errstate(all="ignore"):
+            self._run()
+
+    def _run(self) -> None:
         instructions = self.program.instructions
         while True:
             ready = ~self.ended & ~self.waiting
@@ -119,7 +128,7 @@ class _Block:
             active = ready & (self.pc == pc)
             behind = self.pc[ready & ~active]
             stop = int(behind.min()) if behind.size else len(instructions)
-            lanes = np.flatnonzero(active)
+            lanes = self.all if active.all() else np.flatnonzero(active)
             while pc < stop:
                 instruction = instructions[pc]
                 try:
@@ -145,7 +154,7 @@ class _Block:
         running = lanes
         if instruction.guard is not None:
             holds = self._register(instruction.guard, 1)[lanes] == instruction.wanted
-            running = lanes[holds]
+            running = lanes if holds.all() else lanes[holds]
             if op == "bra":
                 self._count(instruction, lanes)
                 target = self.program.labels[instruction.operands[0]]
@@ -182,9 +191,11 @@ class _Block:
         return -1
 
     def _count(self, instruction: Instruction, lanes: NDArray[np.int64]) -> None:
-        warps = 1 + int(np.count_nonzero(np.diff(lanes // WARP)))  # lanes ascend
+        if lanes is not self.counted:
+            self.counted = lanes
+            self.warps = 1 + int(np.count_nonzero(np.diff(lanes // WARP)))  # lanes ascend
         kind = next((m for m in reversed(instruction.modifiers) if m in BITS), "")
-        self.counts.instructions[f"{instruction.op}.{kind}" if kind else instruction.op] += warps
+        self.counts.instructions[f"{instruction.op}.{kind}" if kind else instruction.op] += self.warps
 
     # Operands
 
@@ -199,18 +210,23 @@ class _Block:
         return held
 
     def value(self, operand: str, kind: str, lanes: NDArray[np.int64]) -> NDArray[Any]:
-        """Return an operand's values, viewed as a type."""
+        """Return an operand's values, viewed as a type; nobody may write to them."""
         dtype = arithmetic.DTYPES[kind]
         if operand in self.special:
             return self.special[operand][lanes].astype(dtype)
         if operand.startswith("%"):
-            raw = self._register(operand, BITS[kind])[lanes]
+            raw = self._register(operand, BITS[kind])
+            if lanes is not self.all:
+                raw = raw[lanes]
             if raw.dtype == np.bool_ or raw.dtype.itemsize == np.dtype(dtype).itemsize:
                 return raw.view(dtype)
             if np.dtype(dtype).kind in "iu" and raw.dtype.itemsize > np.dtype(dtype).itemsize:
                 return raw.astype(UNSIGNED[8 * np.dtype(dtype).itemsize]).view(dtype)
             raise FaultError(f"register {operand} has {8 * raw.dtype.itemsize} bits, the instruction is for .{kind}")
-        return np.full(lanes.size, self._constant(operand, dtype))
+        held = self.constants.get((operand, kind))
+        if held is None:
+            held = self.constants[operand, kind] = np.full(self.threads, self._constant(operand, dtype))
+        return held[: lanes.size]
 
     def _constant(self, operand: str, dtype: Any) -> Any:
         if operand.startswith("0f"):
@@ -235,7 +251,7 @@ class _Block:
         if register.dtype == np.bool_ or values.dtype == np.bool_:
             if register.dtype != values.dtype:
                 raise FaultError(f"register {name} has another type")
-            register[lanes] = values
+            self._put(register, values, lanes)
             return
         raw = np.ascontiguousarray(values).view(UNSIGNED[8 * values.dtype.itemsize])
         if raw.dtype.itemsize > register.dtype.itemsize:
@@ -243,9 +259,14 @@ class _Block:
                 f"register {name} has {8 * register.dtype.itemsize} bits, the value {8 * raw.dtype.itemsize}"
             )
         if values.dtype.kind == "i":
-            register[lanes] = values.astype(f"i{register.dtype.itemsize}").view(register.dtype)
+            raw = values.astype(f"i{register.dtype.itemsize}").view(register.dtype)
+        self._put(register, raw, lanes)
+
+    def _put(self, register: NDArray[Any], values: NDArray[Any], lanes: NDArray[np.int64]) -> None:
+        if lanes is self.all:  # several times as fast as by index
+            register[:] = values
         else:
-            register[lanes] = raw
+            register[lanes] = values
 
     # Instructions
 
@@ -364,12 +385,15 @@ class _Block:
         share = max(1, size // 4)
         group = lanes // WARP * share + lanes % WARP // (WARP // share)
         words = (addresses[:, None] // np.uint64(4) + np.arange(max(1, size // 4), dtype=np.uint64)).astype(np.int64)
-        for number in np.unique(group):
-            distinct = np.unique(words[group == number])
-            needed, ideal = int(np.bincount(distinct % 32).max()), -(-distinct.size // 32)
-            self.counts.wavefronts += needed
-            self.counts.ideal_wavefronts += ideal
-            self.counts.conflicts[size] += needed - ideal
+        numbers = np.unique(group, return_inverse=True)[1]
+        groups = int(numbers[-1]) + 1  # lanes ascend
+        distinct = np.unique(words + (numbers[:, None] << 40))
+        places = (distinct >> 40) * 32 + distinct % 32
+        banks = np.bincount(places, minlength=32 * groups).reshape(groups, 32)
+        needed, ideal = int(banks.max(axis=1).sum()), int((-(-banks.sum(axis=1) // 32)).sum())
+        self.counts.wavefronts += needed
+        self.counts.ideal_wavefronts += ideal
+        self.counts.conflicts[size] += needed - ideal
 
     def _move(self, instruction: Instruction, lanes: NDArray[np.int64]) -> None:
         target, source = instruction.operands
