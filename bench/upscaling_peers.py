@@ -19,7 +19,7 @@ from fastdeconv.bench.upscaling_models import MODELS, Sizes
 from fastdeconv.imaging.colour import STUDIO_BLACK, STUDIO_RANGE, STUDIO_WEIGHTS
 from fastdeconv.imaging.enhance import Restorer, Upscaler
 from fastdeconv.imaging.inference import applied, body_chain
-from fastdeconv.imaging.network import Degradation, Network
+from fastdeconv.imaging.network import Degradation, Network, widths
 from fastdeconv.imaging.picture import png
 
 Image = NDArray[np.float32]
@@ -121,11 +121,11 @@ class _Peer(Contender):
 
 def _sizes(network: Network) -> Sizes:
     d = network.description
-    widths = [[1, d.features, d.feature_size], [d.features, d.shrunk, 1]]
-    widths += [[d.shrunk, d.shrunk, d.map_size]] * d.maps + [[d.shrunk, d.features, 1]]
-    last = [d.features, d.kernel_size, d.scale * (d.taps - 1)]
+    *convolutions, (c_in, _, size) = widths(d)
+    last = [c_in, size, d.scale * (d.taps - 1)]
+    sides = [list(each) for each in convolutions]
     weights = list(STUDIO_WEIGHTS)
-    return Sizes(widths, last, d.scale, d.radius, weights, STUDIO_BLACK, STUDIO_RANGE, png.LEVEL)
+    return Sizes(sides, last, d.scale, d.radius, weights, STUDIO_BLACK, STUDIO_RANGE, png.LEVEL)
 
 
 class Torch(_Peer):

@@ -7,7 +7,6 @@ fitted to a measurement yet.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
 from fastdeconv.cuda import runtime
@@ -38,14 +37,12 @@ def faster(problem: Problem, pass_: Pass) -> tuple[str, str]:
     return chosen, f"{told}, so {chosen}"
 
 
-def faster_chain(problems: Sequence[Problem]) -> str:
-    """Return the device that should be faster for layers one after the other, from NumPy arrays to NumPy arrays."""
+def faster_chain(problems: Sequence[Problem], moved: int) -> str:
+    """Return the device that should be faster for layers one after the other, with so many bytes to it and back."""
     try:
         place = runtime.place()
     except RuntimeError:
         return "cpu"
-    first, last = problems[0], problems[-1]
-    moved = 4 * (math.prod(first.input_shape) + math.prod(last.output_shape))
     gpu = sum(on_gpu(problem, number(place)) for problem in problems) + 2 * _TRANSFER_CALL + moved / _TRANSFER
     return place if gpu < sum(map(on_cpu, problems)) else "cpu"
 

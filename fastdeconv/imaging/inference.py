@@ -48,10 +48,12 @@ def body(network: Network, device: str | None, shape: tuple[int, int], limits: b
     TypeError, ValueError, RuntimeError
         `device` is none, or not there; as of `fastdeconv.set_device`.
     """
+    scale, radius = network.description.scale, network.description.radius
     place = resolve(device)
     if place == "auto":
-        place = cost.faster_chain(layer_problems(network.description, shape))
-    scale, radius = network.description.scale, network.description.radius
+        # One plane there, and an enlarged one back.
+        moved = 4 * shape[0] * shape[1] * (1 + scale * scale)
+        place = cost.faster_chain(layer_problems(network.description, shape), moved)
     add = _on_cpu(network) if place == "cpu" else _on_gpu(network, place)
 
     def add_limited(plane: Image) -> Image:

@@ -199,7 +199,7 @@ class Description:
 
 def layer_problems(description: Description, shape: tuple[int, int]) -> list[Problem]:
     """Return the layers' transposed convolutions, whose adjoints the convolutions are, for planes of about a shape."""
-    *convolutions, (c_in, c_out, size) = _widths(description)
+    *convolutions, (c_in, c_out, size) = widths(description)
     problems = [
         Problem.from_shapes((1, c, *shape), (c, before, k, k), ndim=2, padding=k // 2) for before, c, k in convolutions
     ]
@@ -207,7 +207,7 @@ def layer_problems(description: Description, shape: tuple[int, int]) -> list[Pro
     return [*problems, last]
 
 
-def _widths(description: Description) -> list[tuple[int, int, int]]:
+def widths(description: Description) -> list[tuple[int, int, int]]:
     """Return C_in, C_out and the side of the kernel of each layer."""
     d, s = description.features, description.shrunk
     maps = [(s, s, description.map_size)] * description.maps
@@ -220,7 +220,7 @@ def layers(description: Description, rng: np.random.Generator) -> nn.Sequential:
     Convolutions keep the variance of what goes through them; the last layer begins near zero, so that the result begins
     as what the network's is added to.
     """
-    *convolutions, (features, _, kernel_size) = _widths(description)
+    *convolutions, (features, _, kernel_size) = widths(description)
     chain: list[nn.Module] = []
     for c_in, c_out, size in convolutions:
         layer = nn.Conv2d(c_in, c_out, size)
