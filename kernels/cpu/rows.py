@@ -145,16 +145,26 @@ def _split_row(vectors: Vectors, arguments: list[Any]) -> None:
 @intrinsic
 def expect_row(typing_context: Any, out: Any, out_at: Any, count: Any) -> Any:
     """Have the cache lines of ``out[out_at : out_at + count]`` fetched while something else is computed."""
-    signature = types.void(out, types.int64, types.int64)
+    return _fetch(out, count, write=True)
+
+
+@intrinsic
+def read_ahead(typing_context: Any, row: Any, row_at: Any, count: Any) -> Any:
+    """Have ``row[row_at : row_at + count]`` fetched into the cache before it is read; it may lie outside the array."""
+    return _fetch(row, count, write=False)
+
+
+def _fetch(array: Any, count: Any, write: bool) -> Any:
+    signature = types.void(array, types.int64, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, out_at, count = arguments
+        array, at, count = arguments
         vectors = Vectors(builder, signature.args[0].dtype)
-        target = pointer(context, builder, signature.args[0], out, out_at)
+        target = pointer(context, builder, signature.args[0], array, at)
         line = index(_LINE // vectors.bytes)
 
         def body(i: Any, carried: list[Any]) -> list[Any]:
-            vectors.prefetch(target, builder.mul(i, line), write=True)
+            vectors.prefetch(target, builder.mul(i, line), write)
             return carried
 
         # Whatever the row's first address, one more line than it fills.

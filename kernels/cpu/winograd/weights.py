@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.columns import to_columns
 from fastdeconv.kernels.cpu.jit import device_function
+from fastdeconv.kernels.cpu.rows import read_ahead
 from fastdeconv.kernels.cpu.winograd.axes import MOST_PHASES, Group
 from fastdeconv.kernels.cpu.winograd.transforms import WEIGHT, combine
 from fastdeconv.kernels.geometry import Geometry
+
+# Kernels of so many channels ahead are fetched: they lie pages apart, where no processor looks ahead by itself.
+_AHEAD = 4
 
 KERNELS = np.dtype(
     [
@@ -88,14 +92,27 @@ def transform_kernels(
         for d in range(channels):
             at = g * p.group_step + (first + b) * lanes * p.row_step + d * p.depth_step
             inside = present if d < p.depth else 0
+            ahead = at + _AHEAD * p.depth_step
+            if p.row_step == taps:
+                read_ahead(weight, ahead, inside * taps)
+            else:
+                for c in range(inside):
+                    read_ahead(weight, ahead + c * p.row_step, taps)
             to_columns(kernels, 0, weight, at if inside else 0, p.row_step, inside, taps)
             for f0 in range(p.phases[0]):
-                combine(p.transform[0], kernels, p.first_tap[0, f0] * k1 * k2 * lanes, p.tap_step[0] * k1 * k2 * lanes,
-                        lanes, planes, 0, k1 * k2 * lanes, lanes, k1 * k2)  # fmt: skip
+                # An axis whose taps stay as they are, one to a phase, is not copied.
+                slices, top = kernels, p.first_tap[0, f0] * k1 * k2 * lanes
+                if p.transform[0]:
+                    combine(p.transform[0], kernels, top, p.tap_step[0] * k1 * k2 * lanes,
+                            lanes, planes, 0, k1 * k2 * lanes, lanes, k1 * k2)  # fmt: skip
+                    slices, top = planes, 0
                 for p0 in range(points0):
                     for f1 in range(p.phases[1]):
-                        combine(p.transform[1], planes, (p0 * k1 + p.first_tap[1, f1]) * k2 * lanes,
-                                p.tap_step[1] * k2 * lanes, lanes, rows, 0, k2 * lanes, lanes, k2)  # fmt: skip
+                        lines, first_row = slices, top + (p0 * k1 + p.first_tap[1, f1]) * k2 * lanes
+                        if p.transform[1]:
+                            combine(p.transform[1], slices, first_row,
+                                    p.tap_step[1] * k2 * lanes, lanes, rows, 0, k2 * lanes, lanes, k2)  # fmt: skip
+                            lines, first_row = rows, 0
                         for f2 in range(p.phases[2]):
                             f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
                             if p.rows_have_phases:
@@ -104,5 +121,6 @@ def transform_kernels(
                                 column, k = b * lanes, (d // lanes * phases + f) * lanes + d % lanes
                             to = (target_at + p0 * points1 * points2 * pitch
                                   + column // width * depth * width + k * width + column % width)  # fmt: skip
-                            combine(p.transform[2], rows, p.first_tap[2, f2] * lanes, p.tap_step[2] * lanes, k2 * lanes,
-                                    target, to, pitch, points2 * pitch, points1)  # fmt: skip
+                            combine(p.transform[2], lines, first_row + p.first_tap[2, f2] * lanes,
+                                    p.tap_step[2] * lanes, k2 * lanes, target, to, pitch, points2 * pitch,
+                                    points1)  # fmt: skip
