@@ -25,33 +25,55 @@ def fail(lo, hi, out):
         room[0] = unit
 
 
-for made in (mark, fail):
+@kernel("int[]", "int[]", "slot")
+def inside(lo, hi, users, seen, slot):
+    """Count in `seen` how often two pieces had the same slot at the same time, and note each slot."""
+    seen[1 + slot] = 1
+    for _ in range(lo, hi):
+        users[8 * slot] += 1
+        for _ in range(10_000):
+            if users[8 * slot] != 1:
+                seen[0] += 1
+        users[8 * slot] -= 1
+
+
+for made in (mark, fail, inside):
     made._run._cache = NullCache()  # the cache on disk knows the content of the package's sources only
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("chunks", [0, 1, 7, 64])
-def test_all_units_run_once_on_several_threads(dtype, chunks):
+@pytest.mark.parametrize("piece", [1, 4, 61])
+@pytest.mark.parametrize("threads", [0, 1, 2, 7, 61])
+def test_all_units_run_once_on_several_threads(dtype, threads, piece):
     units = 61
     out, count = np.full(units, np.nan, dtype), np.zeros(units, np.int64)
     numbers = np.array([(3, 5)], NUMBERS)
-    mark.entry(dtype)(shared_loop.loop_address(), chunks, units, (out, count, 100, numbers))
-    np.testing.assert_array_equal(count, int(chunks > 0))
-    if chunks:
+    mark.entry(dtype)(shared_loop.loop_address(), threads, units, piece, (out, count, 100, numbers))
+    np.testing.assert_array_equal(count, int(threads > 0))
+    if threads:
         np.testing.assert_array_equal(out, 3 * np.arange(units) + 105)
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("chunks", [1, 8])
-def test_what_fails_in_a_unit_is_raised(chunks):
+@pytest.mark.parametrize("threads", [1, 8])
+def test_what_fails_in_a_unit_is_raised(threads):
     entry = fail.entry("float32")
 
     def run(a):
-        entry(shared_loop.loop_address(), chunks, 100, (a,))
+        entry(shared_loop.loop_address(), threads, 100, 3, (a,))
 
     run(np.array([100]))
     for unit in (0, 50, 99):
         with pytest.raises(MemoryError):
             run(np.array([unit]))
     run(np.array([100]))  # and the next call is not spoilt
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_no_two_pieces_share_a_slot_at_the_same_time(threads):
+    users, seen = np.zeros(8 * threads, np.int64), np.zeros(1 + threads, np.int64)
+    inside.entry("float32")(shared_loop.loop_address(), threads, 200, 1, (users, seen))
+    assert seen[0] == 0
+    assert seen[1:].any()

@@ -180,9 +180,10 @@ def tile_units(
 
 
 def tile_work(height: int) -> float:
-    """Return the cycles that one column of a register tile takes for one product of each of its rows."""
-    # Two vector loads, two broadcasts or two products at a time; a load across cache lines counts one and a half.
-    return max(height, 1.5 + height / outer_columns(height))
+    """Return the time that one column of a register tile takes for one product of each of its rows, in half cycles."""
+    # Products and loads are added, not overlapped: wide tiles of few rows, which should hide their loads, take longer
+    # the less of the source is in the first cache. A load across cache lines counts one and a half.
+    return height + 1.5 + height / outer_columns(height)
 
 
 def tile_rows(rows: int, pixels: int, lanes: int) -> int:

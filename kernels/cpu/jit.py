@@ -17,7 +17,11 @@ from numba import njit, types
 from fastdeconv.kernels.cpu import shared_loop, threads
 from fastdeconv.kernels.cpu.compiler import DeviceCompiler
 
-Entry = Callable[[int, int, int, tuple[Any, ...]], None]
+Entry = Callable[[int, int, int, int, tuple[Any, ...]], None]
+
+# Operations of a piece of the units that a thread takes, and in how many pieces a thread's share is cut at most: each
+# piece allocates its own buffers.
+_PIECE, _PIECES = 8_000_000, 8
 
 # Nothing calls these functions from Python or C.
 _called_by_kernels = njit(pipeline_class=DeviceCompiler, no_cpython_wrapper=True, **shared_loop.OPTIONS)
@@ -44,14 +48,16 @@ class Kernel:
         The Python function.
     *arguments : str or numpy.dtype
         Types after ``lo`` and ``hi``: "T[]" is a C-contiguous vector of the element type, "int[]" one of 64-bit
-        integers, "int" an integer, a dtype a vector of such records.
+        integers, "int" an integer, a dtype a vector of such records. A last one "slot" is not passed: it is an integer
+        below the number of threads that no two pieces have which run at the same time.
     """
 
     def __init__(self, units: Callable[..., None], *arguments: str | np.dtype[Any]) -> None:
         self.module = units.__module__
         self.name = f"{units.__module__.rpartition('.')[2]}.{units.__name__}"
-        self._arguments = arguments
-        self._run = shared_loop.runner(self.name, _called_by_kernels(units))
+        slot = arguments[-1:] == ("slot",)
+        self._arguments = arguments[:-1] if slot else arguments
+        self._run = shared_loop.runner(self.name, _called_by_kernels(units), slot)
         self._entries: dict[str, Entry] = {}
 
     @property
@@ -60,7 +66,7 @@ class Kernel:
         return len(self._entries)
 
     def entry(self, dtype: str) -> Entry:
-        """Return the compiled function ``(loop, chunks, units, arguments)``; see `shared_loop.runner`."""
+        """Return the compiled function ``(loop, threads, units, piece, arguments)``; see `shared_loop.runner`."""
         if dtype not in self._entries:
             self._entries[dtype] = self.compiled(dtype).entry_point
         return self._entries[dtype]
@@ -71,20 +77,19 @@ class Kernel:
         self._run.compile(signature)
         return self._run.overloads[signature]
 
-    def launcher(self, dtype: str, units: int, work: int, counted: bool = False) -> Callable[..., None]:
+    def launcher(self, dtype: str, units: int, work: int) -> Callable[..., None]:
         """Return ``launch(*arguments)``, which runs all units; it compiles when it is first called.
 
-        `work` is an estimate in operations that decides whether threads are worth starting. If `counted`, the kernel's
-        last argument is added here: into how many ranges the units are cut.
+        `work` is an estimate in operations that decides whether threads are worth starting, and how much they take at a
+        time.
         """
         run: Entry | None = None
-        one = (1,) if counted else ()
 
         def launch(*arguments: Any) -> None:
             nonlocal run
             if run is None:
                 run = self.entry(dtype)
-            run(0, 1, units, arguments + one)
+            run(0, 1, units, units, arguments)
 
         if work < threads.WORTH_STARTING or units < 2:
             return launch
@@ -92,11 +97,11 @@ class Kernel:
         def launch_parallel(*arguments: Any) -> None:
             call = object()
             try:
-                count = threads.enter(call)
+                count = min(units, threads.enter(call))
                 if count > 1:
-                    chunks = min(units, count)
-                    packed = (*arguments, chunks) if counted else arguments
-                    self.entry(dtype)(shared_loop.loop_address(), chunks, units, packed)
+                    pieces = max(1, min(_PIECES, work // (_PIECE * count)))
+                    piece = max(1, units // (count * pieces))
+                    self.entry(dtype)(shared_loop.loop_address(), count, units, piece, arguments)
                 else:
                     launch(*arguments)
             finally:

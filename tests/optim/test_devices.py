@@ -53,7 +53,7 @@ def test_kernels_do_what_those_of_the_cpu_do(name, dtype):
         want, got = vectors.copy(), np.full((len(vectors), COUNT + 9), np.nan, dtype)
         got[:, :COUNT] = vectors
         options = (flags,) if name not in ("average", "scaled") else ()
-        getattr(cpu, name).entry(dtype)(0, 1, cpu.units(COUNT), (*want, settings, *options))
+        getattr(cpu, name).entry(dtype)(0, 1, cpu.units(COUNT), 1, (*want, settings, *options))
         machine = Machine()
         places = [machine.place(row) for row in got]
         machine.launch(program(step), step.grid, (step.threads,), [*places, COUNT, flags, *settings.tolist()])
@@ -172,7 +172,7 @@ for name, flags in (("sgd", cpu.MOMENTUM | cpu.DECAY), ("adam", cpu.AMSGRAD), ("
     settings = rng.uniform(0.1, 0.9, updates.RULES[name].settings).astype("f4")
     want = vectors.copy()
     options = (flags,) if name != "average" else ()
-    getattr(cpu, name).entry("float32")(0, 1, cpu.units(300), (*want, settings, *options))
+    getattr(cpu, name).entry("float32")(0, 1, cpu.units(300), 1, (*want, settings, *options))
     step = updates.launch(name, "float32", 300)
     cuda.jit(step.kernel)[step.grid, step.threads](*vectors, 300, flags, *settings)
     np.testing.assert_allclose(vectors, want, rtol=1e-6)

@@ -93,12 +93,12 @@ def store_units(lo: int, hi: int, weight: Any, stored: Any, layout: Any, shape: 
 
 
 @kernel(
-    "T[]", "T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, KERNELS, SIDE, SIDE, "int[]", "int", "int", "int", "int", "int"
+    "T[]", "T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, KERNELS, SIDE, SIDE, "int[]", "int", "int", "int", "int", "slot"
 )
 def product_units(
     lo: int, hi: int, source: Any, weight: Any, stored: Any, bias: Any, out: Any, room: Any, layout: Any, shape: Any,
     source_side: Any, target_side: Any, origins: Any, first_strip: int, count: int, splits: int, adding: int,
-    chunks: int,
+    slot: int,
 ) -> None:  # fmt: skip
     """Compute one block of channels of one group for one of `splits` ranges of `count` strips.
 
@@ -110,8 +110,7 @@ def product_units(
     points = t.points[0] * t.points[1] * t.points[2]
     phases = t.phases[0] * t.phases[1] * t.phases[2]
     # What a call leaves in memory it touches again in the next one: fresh pages would cost more than the products.
-    units = t.groups * p.blocks * splits
-    left_at = (lo * chunks + units - 1) // units * p.room  # this is the range with that number
+    left_at = slot * p.room
     products_at = left_at + (0 if stored.size else points * p.pitch)
     kernels = stored if stored.size else room
     pitch = t.columns * lanes
@@ -303,7 +302,7 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
     def launchers(count: int) -> tuple[Any, Any, int]:
         parts = ranges(count)
         fill = tiles.filler(source, g.dtype, count, parts if parts > 1 else 0)
-        return fill, product_units.launcher(g.dtype, g.groups * unit_blocks * parts, work, counted=True), parts
+        return fill, product_units.launcher(g.dtype, g.groups * unit_blocks * parts, work), parts
 
     calls = {count: launchers(count) for count in {most, strips % most} if count}
     slots = room * max(1, min(units, int(numba.config.NUMBA_NUM_THREADS)))
