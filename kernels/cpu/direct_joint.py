@@ -13,6 +13,7 @@ around x, and one in x the zeros among the weights: it reaches outputs beside th
 Ladder, measured in docs/decisions/0004-direct-kernels.md:
 1. One phase at a time (`direct_tile`).
 2. Phases of the last axes joint.
+3. The newest row of the next tile fetched ahead.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _ways(g: Geometry) -> list[_Joint]:
         for tap in frame.taps:
             number = (tap.phase[0] * counts[1] + tap.phase[1]) * counts[2] + tap.phase[2]
             taps[number // joint][number % joint, tap.shift] = tap.weight
-        shifts = [sorted({shift for _, shift in each}, reverse=True) for each in taps]
+        shifts = [sorted({shift for _, shift in each}) for each in taps]  # the newest row first, see `outer_sums`
         ways.append(_Joint(joint, shifts, taps, sum(map(len, shifts)) * tile_work(joint * g.group_out)))
     return ways
 

@@ -16,6 +16,7 @@ Ladder, measured in docs/decisions/0004-direct-kernels.md:
 4. A few images at a time, so that their planes are still cached when they are read.
 5. Bands of images whose planes are larger than the cache.
 6. Lines of the output asked for before a tile is computed, where its rows are written whole.
+7. Tiles of more rows on 256-bit vectors; the newest row of the next tile fetched ahead.
 """
 
 from __future__ import annotations
@@ -204,7 +205,8 @@ def _bind(g: Geometry, forward: bool) -> Bound:
         taps = sorted(frame.taps, key=lambda t: t.phase)
         tap_start = _starts(taps, _output_phases(frame, g))
     else:
-        taps = sorted(frame.taps, key=lambda t: (t.phase, t.weight))
+        # The row that no other tap has read comes first, see `outer_sums`.
+        taps = sorted(frame.taps, key=lambda t: (t.phase, -t.weight))
         tap_start = frames.ints([0, len(taps)])
     source_planes = g.groups * channels * (1 if forward else len(frames.planes_of(taps)))
     images = frames.images_at_once(frame, g, source_planes)

@@ -9,11 +9,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastdeconv.kernels.cpu.vectors import Vectors, call_once_compiled, index, loop, pointer, switch
+from fastdeconv.kernels.cpu.vectors import LINE, Vectors, call_once_compiled, index, loop, pointer, switch
 
 # Rows are read one after the other: so many elements ahead are asked for early.
 AHEAD = 1024
-_LINE = 64  # bytes of a cache line
 # Rows with more phases than this are cut and put together element by element.
 MOST_INTERLEAVED = 8
 
@@ -161,7 +160,7 @@ def _fetch(array: Any, count: Any, write: bool) -> Any:
         array, at, count = arguments
         vectors = Vectors(builder, signature.args[0].dtype)
         target = pointer(context, builder, signature.args[0], array, at)
-        line = index(_LINE // vectors.bytes)
+        line = index(LINE // vectors.bytes)
 
         def body(i: Any, carried: list[Any]) -> list[Any]:
             vectors.prefetch(target, builder.mul(i, line), write)

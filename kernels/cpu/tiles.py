@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastdeconv.kernels.cpu.host import REGISTERS
-from fastdeconv.kernels.cpu.vectors import Vectors, call_once_compiled, index, loop, pointer, switch
+from fastdeconv.kernels.cpu.vectors import LINE, Vectors, call_once_compiled, index, loop, pointer, switch
 
 OUTER_ROWS = 8 if REGISTERS == 32 else 6
 INNER_ROWS = 4 if REGISTERS == 32 else 3
@@ -66,24 +66,33 @@ def outer_tile(
 
 
 def _outer_tile(vectors: Vectors, arguments: list[Any]) -> None:
-    rows, *operands, tile = arguments
+    rows, channels, taps, weight, source, step, offsets, tile = arguments
 
     def emit(count: int) -> None:
-        for i, value in enumerate(outer_sums(vectors, count, *operands)):
+        for i, value in enumerate(outer_sums(vectors, count, channels, taps, weight, source, step, offsets, True)):
             vectors.store(value, tile, index(i * vectors.lanes))
 
     switch(vectors.builder, rows, range(1, OUTER_ROWS + 1), emit)
 
 
 def outer_sums(
-    vectors: Vectors, rows: int, channels: Any, taps: Any, weight: Any, source: Any, step: Any, offsets: Any
-) -> list[Any]:
-    """Emit the sums of an `outer_tile` and return them, row by row."""
+    vectors: Vectors, rows: int, channels: Any, taps: Any, weight: Any, source: Any, step: Any, offsets: Any,
+    fetch: bool = False,
+) -> list[Any]:  # fmt: skip
+    """Emit the sums of an `outer_tile` and return them, row by row.
+
+    With `fetch`, what the first tap reads in the tile to the right is brought into the cache meanwhile: that tap should
+    be the one whose row no other has read before.
+    """
     builder, columns = vectors.builder, outer_columns(rows)
+    width, line_elements = columns * vectors.lanes, LINE // vectors.bytes
 
     def channel_body(c: Any, sums: list[Any]) -> list[Any]:
         channel = builder.gep(source, [builder.mul(c, step)])
         panel = builder.gep(weight, [builder.mul(c, builder.mul(taps, index(rows)))])
+        ahead = builder.gep(channel, [builder.load(offsets)])
+        for line in range(-(-width // line_elements) if fetch else 0):
+            vectors.prefetch(ahead, index(width + line * line_elements))
 
         def tap_body(t: Any, sums: list[Any]) -> list[Any]:
             pixels = builder.gep(channel, [builder.load(builder.gep(offsets, [t]))])

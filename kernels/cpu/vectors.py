@@ -16,6 +16,7 @@ from numba.core import cgutils
 from fastdeconv.kernels.cpu.host import HAS_FMA, VECTOR_BITS
 
 INDEX = ir.IntType(64)
+LINE = 64  # bytes of a cache line
 
 
 def index(value: int) -> Any:
