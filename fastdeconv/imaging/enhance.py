@@ -56,6 +56,7 @@ class _Enhancer(ABC):
         steps: int = STEPS,
         seed: int = 0,
         progress: bool | None = None,
+        device: str = "cpu",
     ) -> Self:
         """Train the network on what the degradation makes of images, and on these as they should come out.
 
@@ -72,6 +73,8 @@ class _Enhancer(ABC):
             Of the first weights, the crops and the degradation: the same arguments give the same network.
         progress : bool, optional
             Whether to show a bar; None where the output is a terminal.
+        device : str
+            Where the network learns: "cpu", "cuda" or "cuda:N". Afterwards it is on the CPU.
 
         Returns
         -------
@@ -79,13 +82,13 @@ class _Enhancer(ABC):
 
         Raises
         ------
-        TypeError, ValueError
-            The message names the argument, what came and what would do.
+        TypeError, ValueError, RuntimeError
+            The message names the argument, what came and what would do; or what the device lacks.
         """
         from fastdeconv.imaging.training.learn import learned
 
         planes = [plane for image in images for plane in luminances(image, channel_axis)]
-        self.network = learned(self.description, planes, steps=steps, seed=seed, progress=progress)
+        self.network = learned(self.description, planes, steps=steps, seed=seed, progress=progress, device=device)
         return self
 
     def transform(

@@ -12,6 +12,8 @@ from fastdeconv.imaging import network as networks
 from fastdeconv.imaging.enhance import Upscaler
 from fastdeconv.imaging.network import Description, Network
 from fastdeconv.imaging.tiles import apply
+from fastdeconv.imaging.training import learn
+from fastdeconv.imaging.training.settings import Recipe
 
 SMALL = {"features": 2, "shrunk": 2, "maps": 0, "feature_size": 3, "taps": 3}
 
@@ -65,3 +67,22 @@ def test_auto_keeps_what_transfers_would_hold_up(monkeypatch):
     gpu = fake_cupy.install(monkeypatch)
     upscaler.transform(np.zeros((4, 4), np.float32), device="auto")
     assert not gpu.launches
+
+
+def test_a_network_learns_there_what_it_learns_on_the_cpu(monkeypatch, tmp_path):
+    image = np.random.default_rng(0).random((64, 64), dtype=np.float32)
+    monkeypatch.setattr(learn, "Recipe", lambda: Recipe(**SMALL, crop=4, batch=1))
+    here, there = (Upscaler(2, **SMALL) for _ in range(2))
+    here.fit([image], steps=2, progress=False)
+    gpu = fake_cupy.install(monkeypatch)
+    there.fit([image], steps=2, progress=False, device="cuda")
+    assert gpu.launches
+    for name, array in there.network.state_dict().items():
+        assert type(array) is np.ndarray
+        np.testing.assert_allclose(array, here.network.state_dict()[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(("device", "message"), [("auto", "which is for single calls"), ("float64", "device must be")])
+def test_where_no_network_learns(device, message):
+    with pytest.raises(ValueError, match=message):
+        Upscaler(2, **SMALL).fit([np.zeros((200, 200), np.float32)], steps=1, device=device)

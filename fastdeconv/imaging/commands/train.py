@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--crop", type=_whole(4), metavar="PIXELS", help="of the input, that are learned from at once")
     how.add_argument("--batch", type=_whole(1), metavar="N", help="crops a step")
     how.add_argument("--learning-rate", type=_positive, metavar="RATE", help="of Adam, at its highest")
+    how.add_argument("--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
     files = parser.add_argument_group("files")
     files.add_argument(
         "-o", "--output", type=Path, default=Path("model.safetensors"), metavar="FILE", help="(%(default)s)"
@@ -126,6 +127,7 @@ def run(options: argparse.Namespace) -> None:
 
     place = Place(options.output, options.report or options.output.with_suffix(".html"))
     _check_places(place, options.overwrite, options.resume)
+    device = _place(options.device)
     about = None
     if options.resume:
         settings, about = kept.kept(place.settings)
@@ -137,15 +139,16 @@ def run(options: argparse.Namespace) -> None:
     print(f"Learning from {data.about}.\nMeasuring on {', '.join(data.tests)}.", flush=True)
     if about is not None and about != data.about:
         raise TrainingError(f"the pictures have changed since the run began: it learned from {about}")
-    settings = with_steps(settings, data)
+    settings = with_steps(settings, data, device)
     if not options.resume:
         kept.remove(place)
         kept.keep(settings, data.about, place.settings)
     print(f"{_network(settings, data)}, {settings.steps} steps of {settings.recipe.batch} crops.", flush=True)
     try:
         trained = train(
-            settings, data, place.checkpoint, resume=options.resume, progress=False if options.quiet else None
-        )
+            settings, data, place.checkpoint, resume=options.resume, progress=False if options.quiet else None,
+            device=device,
+        )  # fmt: skip
     except KeyboardInterrupt:
         print(f"\nStopped. To go on: fastdeconv train --resume -o {shlex.quote(str(place.model))}", flush=True)
         raise
@@ -166,6 +169,16 @@ def _check_places(place: Place, overwrite: bool, resume: bool) -> None:
         )
     if resume and not place.checkpoint.exists() and not place.settings.exists():
         raise FileError(f"{place.checkpoint}: no such file, so there is no run to resume; leave --resume out")
+
+
+def _place(name: str) -> str:
+    from fastdeconv.imaging.training.images import TrainingError
+    from fastdeconv.imaging.training.learn import training_place
+
+    try:
+        return training_place(name)
+    except (ValueError, RuntimeError) as error:
+        raise TrainingError(f"--{error}") from error
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -272,8 +285,8 @@ def _reproducing(settings: Settings) -> list[str]:
     """Return the arguments that give the same model on any machine, with files and folders by their names."""
     words, kept = iter(settings.arguments), []
     for word in words:
-        if word == "--minutes":
+        if word in ("--minutes", "--device"):
             next(words)
-        elif not word.startswith("--minutes=") and word not in ("--resume", "--overwrite", "--quiet"):
+        elif not word.startswith(("--minutes=", "--device=")) and word not in ("--resume", "--overwrite", "--quiet"):
             kept.append(Path(word).name or word)
     return kept if settings.minutes is None else [*kept, "--steps", str(settings.steps)]

@@ -171,10 +171,12 @@ class Trained:
     results: dict[str, tuple[Image, Image, Image, Image]]
 
 
-def train(settings: Settings, data: Data, checkpoint: Path, *, resume: bool, progress: bool | None) -> Trained:
+def train(
+    settings: Settings, data: Data, checkpoint: Path, *, resume: bool, progress: bool | None, device: str = "cpu"
+) -> Trained:
     """Train the network that settings describe, with checkpoints from which the same run can go on."""
     assert settings.steps is not None
-    network = Network(data.description, seed=settings.seed)
+    network = Network(data.description, seed=settings.seed).to(device)
     crop = settings.recipe.crop
     history = fit.fit(
         network.body,
@@ -190,6 +192,7 @@ def train(settings: Settings, data: Data, checkpoint: Path, *, resume: bool, pro
         checkpoint_seconds=30,
         resume=resume,
     )
+    network.to("cpu")
     return Trained(network, history, {name: _result(network, *test) for name, test in data.tests.items()})
 
 
@@ -203,9 +206,9 @@ def rule(recipe: Recipe, steps: int) -> dict[str, Any]:
     }
 
 
-def steps_in(minutes: float, settings: Settings, data: Data) -> int:
+def steps_in(minutes: float, settings: Settings, data: Data, device: str = "cpu") -> int:
     """Return how many steps this machine takes in a time, by taking some."""
-    body = Network(data.description, seed=settings.seed).body
+    body = Network(data.description, seed=settings.seed).to(device).body
     crops = Crops(data.pairs, data.description, settings.recipe.crop, settings.recipe.batch)
     seconds = np.inf
     for count in (3, 10, 10):  # the first compile, and the least disturbed of the others counts
@@ -233,7 +236,7 @@ def _result(network: Network, x: Image, truth: Image) -> tuple[Image, Image, Ima
     return x, np.clip(baseline, 0, 1), np.clip(apply(network, x), 0, 1), truth
 
 
-def with_steps(settings: Settings, data: Data) -> Settings:
+def with_steps(settings: Settings, data: Data, device: str = "cpu") -> Settings:
     """Return settings that say how many steps are taken and at which scale."""
-    steps = settings.steps or steps_in(settings.minutes or 0, settings, data)
+    steps = settings.steps or steps_in(settings.minutes or 0, settings, data, device)
     return replace(settings, steps=steps, scale=data.description.scale)

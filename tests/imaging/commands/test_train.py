@@ -130,6 +130,16 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(folder, monkeypatch, capsy
     assert network.load("third.safetensors").notes["steps"] == network.load("model.safetensors").notes["steps"]
 
 
+@pytest.mark.parametrize(("device", "message"), [("auto", "single calls"), ("tpu", "device must be"), ("cuda", "CUDA")])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(folder, capsys, device, message):
+    assert train("photos", *NETWORK, "--device", device) == 1
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+    assert sorted(path.name for path in folder.iterdir()) == ["photos"]
+
+
 def test_a_resumed_run_must_find_the_same_pictures(folder, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(Crops, "__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
