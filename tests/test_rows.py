@@ -10,9 +10,9 @@ from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, interleave_rows, split
 BESIDE = 7.0
 
 
-@kernel("T[]", "T[]", "int", "int", "int")
-def interleave(lo, hi, rows, out, step, phases, count):
-    interleave_rows(out, 1, rows, 0, step, phases, out.dtype.type(0.5), count)
+@kernel("T[]", "T[]", "T[]", "int", "int", "int", "int", "int")
+def interleave(lo, hi, tile, out, extra, out_step, step, phases, rows, count):
+    interleave_rows(out, 1, out_step, tile, 0, phases * step, step, phases, extra, 1, rows, count)
 
 
 @kernel("T[]", "T[]", "int", "int", "int", "int", "int")
@@ -24,16 +24,21 @@ for made in (interleave, split):
     made._run._cache = NullCache()  # the cache on disk knows the content of the package's sources only
 
 
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("phases", range(1, MOST_INTERLEAVED + 1))
-def test_phases_are_put_side_by_side(phases, dtype):
+def test_phases_are_put_side_by_side(phases, dtype, rows, biased):
     step = 61 + 64
-    rows = np.arange(phases * step).astype(dtype)
+    tile = np.arange((rows + 1) * phases * step).astype(dtype)  # rows of a tile are followed by others
+    extra = np.array([100, *range(10, 10 + rows)] if biased else [], dtype)
     for count in (0, 1, phases - 1, phases, 3 * phases + 1, 16 * phases, 33 * phases - 1, 61 * phases):
-        out = np.full(count + 2, BESIDE, dtype)
-        interleave.launcher(dtype, 1, 0)(rows, out, step, phases, count)
-        expected = rows.reshape(phases, step).T.reshape(-1)[:count] + 0.5
-        np.testing.assert_array_equal(out, [BESIDE, *expected, BESIDE])
+        out = np.full((rows, count + 2), BESIDE, dtype)
+        interleave.launcher(dtype, 1, 0)(tile, out.reshape(-1), extra, count + 2, step, phases, rows, count)
+        whole = tile.reshape(rows + 1, phases, step)[:rows].transpose(0, 2, 1).reshape(rows, phases * step)
+        expected = np.full_like(out, BESIDE)
+        expected[:, 1:-1] = whole[:, :count] + (extra[1:, None] if biased else 0)
+        np.testing.assert_array_equal(out, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -170,10 +170,8 @@ def chain_units(
                                     buffer, source + q, channel_step, offset, p.offsets,
                                     out + first * out_step + q, out_step)  # fmt: skip
             if row >= 0:
-                for a in range(scale):
-                    at = (scale * (top + row) + a) * y_pitch + scale * left
-                    interleave_rows(y, at, buffer, (result + a * scale) * pitch, pitch, scale, x.dtype.type(0),
-                                    scale * count)  # fmt: skip
+                interleave_rows(y, scale * ((top + row) * y_pitch + left), y_pitch, buffer, result * pitch,
+                                scale * pitch, pitch, scale, x[:0], 0, scale, scale * count)  # fmt: skip
 
 
 class Layer(NamedTuple):

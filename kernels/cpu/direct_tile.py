@@ -98,12 +98,14 @@ def store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: i
             start = q - q0
             for m in range(rows if early else 0):
                 expect_row(out, base + m * plane, min(pixels * stride2, room))
-            for m in range(0 if early else rows):
+            together = count == stride2 and count <= MOST_INTERLEAVED
+            if together and not early:
+                interleave_rows(out, base, plane, tile, start, width, depth, count, bias, channel, rows,
+                                min(pixels * count, room))  # fmt: skip
+            for m in range(0 if early or together else rows):
                 extra = bias[channel + m] if bias.size else out.dtype.type(0)
                 if count == 0:
                     fill_row(out, base, extra, min(pixels * stride2, room))
-                elif count == stride2 and count <= MOST_INTERLEAVED:
-                    interleave_rows(out, base, tile, start, depth, count, extra, min(pixels * count, room))
                 elif pixels == 1:
                     for b in range(min(count, room)):
                         out[base + b] = tile[start + b * depth] + extra

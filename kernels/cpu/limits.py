@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import kernel
@@ -61,7 +59,6 @@ def limit_units(
     The source has `margin` pixels more on each side, `pitch` in a row, and `columns` without them.
     """
     wide, size = columns + 2 * reach, columns * scale
-    zero = np.float32(0)
     # What interleaves reads up to a vector more.
     low, high = empty(wide + _LANES, source.dtype), empty(wide + _LANES, source.dtype)
     lows, highs = empty(size, source.dtype), empty(size, source.dtype)
@@ -77,8 +74,8 @@ def limit_units(
             # An element takes the one after it, which is still as it was.
             _widen(low, high, low[1:], high[1:], low, high, 0, wide - 1 - t)
         # Steps of 0: every phase of an enlarged pixel is the same row.
-        interleave_rows(lows, 0, low, 0, 0, scale, zero, size)
-        interleave_rows(highs, 0, high, 0, 0, scale, zero, size)
+        interleave_rows(lows, 0, 0, low, 0, 0, 0, scale, low[:0], 0, 1, size)
+        interleave_rows(highs, 0, 0, high, 0, 0, 0, scale, low[:0], 0, 1, size)
         for row in range(i * scale, (i + 1) * scale):
             values, under = added[row * size : (row + 1) * size], base[row * size : (row + 1) * size]
             _clip(values, under, lows, highs, values, 0, size)

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastdeconv.kernels.cpu.vectors import LINE, Vectors, call_once_compiled, index, loop, pointer, switch
+from fastdeconv.kernels.cpu.vectors import INDEX, LINE, Vectors, call_once_compiled, index, loop, pointer, switch
 
 # Rows are read one after the other: so many elements ahead are asked for early.
 AHEAD = 1024
@@ -198,21 +198,28 @@ def add_row(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, e
 
 @intrinsic
 def interleave_rows(
-    typing_context: Any, out: Any, out_at: Any, rows: Any, rows_at: Any, rows_step: Any, phases: Any, extra: Any,
-    count: Any,
+    typing_context: Any, out: Any, out_at: Any, out_step: Any, tile: Any, tile_at: Any, tile_step: Any, phase_step: Any,
+    phases: Any, extra: Any, extra_at: Any, rows: Any, count: Any,
 ) -> Any:  # fmt: skip
-    """Do ``out[out_at + phases·j + r] = rows[rows_at + r·rows_step + j] + extra`` for the first `count` of them.
+    """Put the phases of some rows of a tile together, and add a number to each row.
 
-    There are at most `MOST_INTERLEAVED` phases r.
+    ``out[out_at + m·out_step + phases·j + r] = tile[tile_at + m·tile_step + r·phase_step + j] + extra[extra_at + m]``
+    for m below `rows` and the first `count` elements of each; nothing is added if `extra` is empty. There are at most
+    `MOST_INTERLEAVED` phases r.
     """
     integer = types.int64
-    signature = types.void(out, integer, rows, integer, integer, integer, extra, integer)
+    signature = types.void(
+        out, integer, integer, tile, integer, integer, integer, integer, extra, integer, integer, integer
+    )
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, out_at, rows, rows_at, step, phases, extra, count = arguments
+        out, out_at, out_step, tile, tile_at, tile_step, phase_step, phases, extra, extra_at, rows, count = arguments
         target = pointer(context, builder, signature.args[0], out, out_at)
-        source = pointer(context, builder, signature.args[2], rows, rows_at)
-        values = [target, source, step, phases, extra, count]
+        source = pointer(context, builder, signature.args[3], tile, tile_at)
+        extras = context.make_array(signature.args[8])(context, builder, extra)
+        some = builder.zext(builder.icmp_signed(">", extras.nitems, index(0)), INDEX)
+        addends = builder.gep(extras.data, [extra_at])
+        values = [target, out_step, source, tile_step, phase_step, phases, addends, some, rows, count]
         call_once_compiled(builder, "interleave_rows", signature.args[0].dtype, values, _interleave_rows)
         return context.get_dummy_value()
 
@@ -220,23 +227,31 @@ def interleave_rows(
 
 
 def _interleave_rows(vectors: Vectors, arguments: list[Any]) -> None:
-    target, source, step, phases, extra, count = arguments
+    target, out_step, source, tile_step, phase_step, phases, addends, some, rows, count = arguments
     builder, lanes = vectors.builder, vectors.lanes
-    addend = vectors.splat(extra)
+    nothing = builder.alloca(vectors.element)
+    builder.store(ir.Constant(vectors.element, 0), nothing)
+    addends = builder.select(builder.trunc(some, ir.IntType(1)), addends, nothing)
 
     def emit_phases(number: int) -> None:
-        sources = [source]
-        for _ in range(number - 1):
-            sources.append(builder.gep(sources[-1], [step]))
+        def row(m: Any, carried: list[Any]) -> list[Any]:
+            addend = vectors.broadcast(addends, builder.mul(m, some))
+            to = builder.gep(target, [builder.mul(m, out_step)])
+            sources = [builder.gep(source, [builder.mul(m, tile_step)])]
+            for _ in range(number - 1):
+                sources.append(builder.gep(sources[-1], [phase_step]))
 
-        def emit(at: Any, part: Any) -> None:
-            # Rows of a tile are followed by others, so reading past the end of one is harmless.
-            here = builder.sdiv(at, index(number))
-            values = [builder.fadd(vectors.load(row, here), addend) for row in sources]
-            for v, value in enumerate(vectors.interleave(values)):
-                room = None if part is None else builder.sub(part, index(v * lanes))
-                vectors.store_part(room, value, target, builder.add(at, index(v * lanes)))
+            def emit(at: Any, part: Any) -> None:
+                # Rows of a tile are followed by others, so reading past the end of one is harmless.
+                here = builder.sdiv(at, index(number))
+                values = [builder.fadd(vectors.load(each, here), addend) for each in sources]
+                for v, value in enumerate(vectors.interleave(values)):
+                    room = None if part is None else builder.sub(part, index(v * lanes))
+                    vectors.store_part(room, value, to, builder.add(at, index(v * lanes)))
 
-        by_vectors(vectors, count, emit, number)
+            by_vectors(vectors, count, emit, number)
+            return carried
+
+        loop(builder, rows, [], row)
 
     switch(builder, phases, range(1, MOST_INTERLEAVED + 1), emit_phases)
