@@ -21,11 +21,11 @@ from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.direct_dot import collect
-from fastdeconv.kernels.cpu.direct_tile import LAYOUT, store
+from fastdeconv.kernels.cpu.direct_tile import LAYOUT, store, tile_rows
 from fastdeconv.kernels.cpu.frame import PLANES
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.planes import fill_lines
-from fastdeconv.kernels.cpu.tiles import INNER_ROWS, OUTER_ROWS, inner_columns, inner_tile, outer_columns, outer_tile
+from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile, outer_columns, outer_tile
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation
 
 Array = NDArray[Any]
@@ -170,7 +170,7 @@ def bind_input(g: Geometry) -> Bound:
     """Return the function that runs the input gradient."""
     g = frames.merged(g)
     lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
-    height = min(OUTER_ROWS, g.group_in)
+    height = tile_rows(g.group_in, frames.gather_frame(g._replace(batch=1)).total, lanes)
     width = outer_columns(height) * lanes
     frame, taps, number, plane = _planes(g, width)
     blocks, step = -(-g.group_in // height), len(number) * plane
