@@ -185,7 +185,7 @@ def test_an_edited_kernel_gives_no_old_answer(filled, tmp_path):
     assert compiled > 0
     rows = site / "fastdeconv" / "kernels" / "cpu" / "rows.py"
     text = rows.read_text(encoding="utf-8")
-    changed = text.replace("builder.fadd(vectors.load(row, here), addend)", "builder.fadd(addend, addend)")
+    changed = text.replace("builder.fadd(vectors.load(each, here), addend)", "builder.fadd(addend, addend)")
     assert changed != text
     rows.write_text(changed, encoding="utf-8")
     edited = LARGE.replace("y.max() == 32 and y[0, 0, 0, 0] == 8", "y[0, 0, 0, 0] == 0")

@@ -250,9 +250,9 @@ def test_an_interrupted_call_leaves_the_threads_to_the_next():
         entry = jit.Kernel.entry
         def observed(self, dtype):
             compiled = entry(self, dtype)
-            def run(loop, chunks, units, arguments):
-                parallel.append(chunks > 1)
-                compiled(loop, chunks, units, arguments)
+            def run(loop, threads, *arguments):
+                parallel.append(threads > 1)
+                compiled(loop, threads, *arguments)
             return run
         jit.Kernel.entry = observed
         x, w = np.ones((1, 32, 64, 64)), np.ones((32, 32, 3, 3))

@@ -73,9 +73,9 @@ def test_a_network_learns_there_what_it_learns_on_the_cpu(monkeypatch, tmp_path)
     image = np.random.default_rng(0).random((64, 64), dtype=np.float32)
     monkeypatch.setattr(learn, "Recipe", lambda: Recipe(**SMALL, crop=4, batch=1))
     here, there = (Upscaler(2, **SMALL) for _ in range(2))
-    here.fit([image], steps=2, progress=False)
+    here.fit([image], steps=1, progress=False)
     gpu = fake_cupy.install(monkeypatch)
-    there.fit([image], steps=2, progress=False, device="cuda")
+    there.fit([image], steps=1, progress=False, device="cuda")
     assert gpu.launches
     for name, array in there.network.state_dict().items():
         assert type(array) is np.ndarray
