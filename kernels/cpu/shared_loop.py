@@ -114,8 +114,8 @@ def _make_run(slot: bool) -> Any:
     ) -> Any:  # fmt: skip
         integer = types.int64
         signature = types.void(units, integer, integer, integer, integer, arguments)
-        taken_types = (integer, integer, *arguments.types) + (integer,) * slot
-        units_signature = typing_context.resolve_function_type(units, taken_types, {})
+        unit_types = (integer, integer, *arguments.types) + (integer,) * slot
+        units_signature = typing_context.resolve_function_type(units, unit_types, {})
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             _, *numbers, packed = values

@@ -90,9 +90,12 @@ def outer_sums(
     def channel_body(c: Any, sums: list[Any]) -> list[Any]:
         channel = builder.gep(source, [builder.mul(c, step)])
         panel = builder.gep(weight, [builder.mul(c, builder.mul(taps, index(rows)))])
-        ahead = builder.gep(channel, [builder.load(offsets)])
-        for line in range(-(-width // line_elements) if fetch else 0):
-            vectors.prefetch(ahead, index(width + line * line_elements))
+        if fetch:
+            # A phase without taps has no offset to read.
+            with builder.if_then(builder.icmp_signed(">", taps, index(0))):
+                ahead = builder.gep(channel, [builder.load(offsets)])
+                for line in range(-(-width // line_elements)):
+                    vectors.prefetch(ahead, index(width + line * line_elements))
 
         def tap_body(t: Any, sums: list[Any]) -> list[Any]:
             pixels = builder.gep(channel, [builder.load(builder.gep(offsets, [t]))])
