@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"with commas, after the rows: {', '.join(SECTIONS)} (none)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
-    commands = parser.add_subparsers(dest="action", metavar="{report,cuda-code,gpu,training,upscaling,quality}")
+    commands = parser.add_subparsers(dest="action", metavar="{report,cuda-code,gpu,training,upscaling,quality,choices}")
     report = commands.add_parser("report", help="a page with pictures from the figures of a run")
     report.add_argument("figures", type=Path, metavar="FILE", help="what --json wrote")
     report.add_argument(
@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_measuring(training, 1, "measurements of each contender (15)")
     _add_upscaling(commands)
     _add_quality(commands)
+    _add_choices(commands)
 
 
 def _add_gpu(commands: Any) -> None:
@@ -152,6 +153,21 @@ def _add_quality(commands: Any) -> None:
     _add_measuring(quality, 0, "of the timing; 0 leaves it out (5)")
 
 
+def _add_choices(commands: Any) -> None:
+    choices = commands.add_parser(
+        "choices",
+        argument_default=argparse.SUPPRESS,  # what the options above were told, they keep
+        help="how far the choice of kernels is from the best, on random problems",
+        description="Times every kernel that serves random problems, and compares the chosen one with the fastest.",
+    )
+    choices.add_argument("--pass", dest="passes", type=several(PASSES), default=list(PASSES), metavar="PASSES",
+                         help=f"with commas: {', '.join(PASSES)} (all)")  # fmt: skip
+    choices.add_argument("--seconds", type=_seconds, default=120.0, metavar="S", help="for each pass (120)")
+    choices.add_argument("--seed", type=int, default=0, metavar="N", help="of the problems (0)")
+    choices.add_argument("--least", type=float, default=1e7, metavar="FLOPS", help="operations of a problem (1e7)")
+    choices.add_argument("--fit", action="store_true", default=False, help="print weights fitted to the times")
+
+
 def run(options: argparse.Namespace) -> int:
     """Do what the options ask for and return the exit status: 1 if a result was wrong."""
     if options.action == "report":
@@ -172,6 +188,10 @@ def run(options: argparse.Namespace) -> int:
         from fastdeconv.bench import quality
 
         return quality.run(options)
+    if options.action == "choices":
+        from fastdeconv.bench import choices
+
+        return choices.run(options)
     for name, value in (_FULL if options.full else _QUICK).items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastdeconv import tuning
 from fastdeconv.devices import resolve
-from fastdeconv.dispatch import TABLES, Plan, choose, geometry_of, plan
+from fastdeconv.dispatch import TABLES, Plan, choose, costs_of, geometry_of, outdone, plan
 from fastdeconv.explain import passes_of, problem_of
 from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.threads import get_num_threads
@@ -195,12 +195,13 @@ def _tune(problem: Problem, pass_: Pass, rounds: int) -> Tuned:
     best = np.inf
     serving = [i for i in others if i.declines(geometry) is None]
     # Those that are slow by their own account come last, when there is a time to compare with.
-    for candidate in sorted(serving, key=lambda i: i.yields(geometry) is not None):
+    costs = costs_of(TABLES["cpu", pass_], geometry)
+    for candidate in sorted(serving, key=lambda i: outdone(i, geometry, costs) is not None):
         try:
             forced = plan(problem, pass_, "cpu", candidate.name)
         except ValueError:  # above the limit of scratch memory
             continue
-        if candidate.yields(geometry) is not None:
+        if outdone(candidate, geometry, costs) is not None:
             expected = _expected(problem, pass_, candidate.name)
             if expected > _HOPELESS * best:
                 left_out[candidate.name] = f"about {tuning.milliseconds(expected)} ms, judged by a piece of the problem"

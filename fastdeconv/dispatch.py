@@ -13,8 +13,10 @@ from fastdeconv.kernels import reference
 from fastdeconv.kernels.cpu import (
     direct_dot,
     direct_joint,
+    direct_linear,
     direct_local,
     direct_loops,
+    direct_panels,
     direct_phases,
     direct_pointwise,
     direct_tile,
@@ -32,6 +34,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ("cpu", "forward"): (
         direct_loops.FORWARD,
         direct_pointwise.FORWARD,
+        direct_linear.FORWARD,
         direct_phases.FORWARD,
         direct_wide_stride.FORWARD,
         direct_joint.FORWARD,
@@ -43,7 +46,9 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ("cpu", "input_grad"): (
         direct_loops.INPUT_GRAD,
         direct_pointwise.INPUT_GRAD,
+        direct_linear.INPUT_GRAD,
         input_grad.INPUT_GRAD,
+        direct_panels.INPUT_GRAD,
         products.WINOGRAD_INPUT_GRAD,
         products.DIRECT_INPUT_GRAD,
         direct_local.INPUT_GRAD,
@@ -53,6 +58,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
     ("cpu", "weight_grad"): (
         direct_loops.WEIGHT_GRAD,
         direct_pointwise.WEIGHT_GRAD,
+        direct_linear.WEIGHT_GRAD,
         weight_grad.WEIGHT_GRAD,
         weight.WINOGRAD,
         weight.DIRECT,
@@ -163,19 +169,20 @@ def choose(problem: Problem, pass_: Pass, device: str, algorithm: str | None, un
         for candidate in sorted((i for i in table if i.name in times), key=lambda i: times[i.name]):
             if candidate.declines(geometry) is None and (chosen := accepted(candidate)) is not None:
                 before = table[: table.index(candidate)]
-                reasons = tuple((i.name, _why_not(i, geometry, times, declined)) for i in before)
+                reasons = tuple((i.name, _why_not(i, geometry, pass_, times, declined)) for i in before)
                 told = ", ".join(
                     f"{name} {milliseconds(times[name])} ms" for name in sorted(times, key=times.__getitem__)
                 )
                 return replace(chosen, declined=reasons, tuned=told)
         declined.clear()
+    costs = costs_of(table, geometry)
     resorts: list[Implementation] = []
     for candidate in table:
         if candidate is last:
             resorts.insert(0, last)
         elif (reason := candidate.declines(geometry)) is not None:
             declined[candidate.name] = reason
-        elif candidate.name != algorithm and (reason := candidate.yields(geometry)) is not None:
+        elif candidate.name != algorithm and (reason := outdone(candidate, geometry, costs)) is not None:
             declined[candidate.name] = reason
             resorts.append(candidate)
         elif (chosen := accepted(candidate)) is not None:
@@ -221,12 +228,33 @@ def _prepare_image_by_image(prepare: Callable[[Any], Prepared], batch: int) -> C
     return prepare_all
 
 
-def _why_not(candidate: Implementation, geometry: Geometry, times: Times, declined: dict[str, str]) -> str:
+def _why_not(candidate: Implementation, geometry: Geometry, pass_: Pass, times: Times, declined: dict[str, str]) -> str:
     if candidate.name in declined:
         return declined[candidate.name]
     if candidate.name in times:
         return f"took {milliseconds(times[candidate.name])} ms when autotune timed it"
-    return candidate.declines(geometry) or candidate.yields(geometry) or "autotune left it out"
+    reason = candidate.declines(geometry) or outdone(candidate, geometry, costs_of(TABLES["cpu", pass_], geometry))
+    return reason or "autotune left it out"
+
+
+def costs_of(table: tuple[Implementation, ...], geometry: Geometry) -> dict[str, float]:
+    """Return how long those should take that tell it, and that neither decline nor yield."""
+    return {
+        i.name: i.cost(geometry)
+        for i in table
+        if i.cost is not None and i.declines(geometry) is None and i.yields(geometry) is None
+    }
+
+
+def outdone(candidate: Implementation, geometry: Geometry, costs: dict[str, float]) -> str | None:
+    """Return why another implementation should be faster than one that serves a problem, or None."""
+    if (reason := candidate.yields(geometry)) is not None or candidate.name not in costs:
+        return reason
+    fastest = min(costs, key=costs.__getitem__)
+    if fastest == candidate.name:
+        return None
+    mine, least = costs[candidate.name], costs[fastest]
+    return f"should take as long as {mine:.2g} multiplications, {fastest} as {least:.2g}"
 
 
 def _preparation(problem: Problem, bound: Run) -> Callable[[Any], Prepared]:

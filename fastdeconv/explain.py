@@ -98,20 +98,21 @@ def explain(
     Examples
     --------
     >>> import fastdeconv as fd
-    >>> print(fd.explain("mb1ic3ih32iw32oc3kh4kw4sh2sw2ph1pw1", pass_="forward"))  # doctest: +ELLIPSIS
-    mb1ic3ih32iw32oc3oh64ow64kh4kw4sh2sw2ph1pw1
-      input (1, 3, 32, 32), weight (3, 3, 4, 4), output (1, 3, 64, 64), float32
-      285,768 flops, 62,016 bytes, 4.61 flops a byte
+    >>> print(fd.explain("mb1ic3ih128iw128oc3kh4kw4sh2sw2ph1pw1", pass_="forward"))  # doctest: +ELLIPSIS
+    mb1ic3ih128iw128oc3oh256ow256kh4kw4sh2sw2ph1pw1
+      input (1, 3, 128, 128), weight (3, 3, 4, 4), output (1, 3, 256, 256), float32
+      4,681,800 flops, 983,616 bytes, 4.76 flops a byte
     forward on cpu: direct_tile
       register tiles of channels × pixels over zero-padded planes, one phase at a time
       each element sums at most 12 products
       takes ... bytes of scratch memory
-      not direct_loops: 147456 multiplications are more than 12000, so vector tiles are faster
+      not direct_loops: 2359296 multiplications are more than 12000, so vector tiles are faster
       not direct_pointwise: serves kernel 1 without stride, padding and output_padding only
+      not direct_linear: serves inputs of one pixel whose taps fill the output
       not direct_phases: 3 output channels of a group share reads of x better in tiles of channels
       not direct_wide_stride: a stride of 2 along the last axis is too narrow for vectors along it
       not direct_joint: ...
-      not winograd: transforms and products would cost as much as ... multiplications, direct sums ...
+      not winograd: should take as long as ... multiplications, direct_tile as ...
       not direct_product: a phase has more than one tap
       not needed: reference
     """

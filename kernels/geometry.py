@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -116,6 +116,26 @@ def never(_: Any) -> None:
     """Decline nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """How long a pass should take, as a sum over what a kernel does.
+
+    Attributes
+    ----------
+    counts : callable
+        ``counts(geometry)`` tells how many there are of each kind of work, those of no weight among them.
+    weights : mapping of str to float
+        What one of a kind takes, in multiplications at the machine's peak.
+    """
+
+    counts: Callable[[Geometry], dict[str, float]]
+    weights: Mapping[str, float]
+
+    def __call__(self, geometry: Geometry) -> float:
+        """Return the time, in multiplications at the machine's peak."""
+        return sum(self.weights.get(kind, 0.0) * count for kind, count in self.counts(geometry).items())
+
+
 class Implementation(NamedTuple):
     """One way to compute one pass: an entry of the dispatch tables.
 
@@ -133,6 +153,8 @@ class Implementation(NamedTuple):
     yields : callable
         ``yields(geometry)`` is None, or a sentence saying why a later entry of the table is expected to be faster. Not
         asked of a kernel that is called for by its name.
+    cost : Cost, optional
+        How long it should take. Of those that have one and neither decline nor yield, all but the fastest yield.
     batch_invariant : bool
         Whether an image's result is the same to the bit however many images come with it. Of no meaning in the weight
         gradient, which sums images.
@@ -143,6 +165,7 @@ class Implementation(NamedTuple):
     declines: Callable[[Geometry], str | None]
     bind: Callable[[Geometry], Run]
     yields: Callable[[Geometry], str | None] = never
+    cost: Cost | None = None
     batch_invariant: bool = True
 
     def workspace(self, geometry: Geometry) -> int:

@@ -28,6 +28,9 @@ EDGE_CASES: dict[str, Problem] = {
     "one_pixel": problem((1, 1, 1, 1), (1, 1, 1, 1)),
     "one_pixel_one_output": problem((1, 3, 1, 1), (3, 2, 3, 3), padding=1),
     "one_pixel_many_taps": problem((3, 17, 1, 1), (17, 9, 4, 4)),
+    "one_pixel_long_sum": problem((9, 520, 1, 1), (520, 3, 2, 3)),
+    "one_pixel_many_images": problem((301, 9, 1, 1), (9, 5, 2, 2)),
+    "one_pixel_many_outputs": problem((9, 18, 1), (18, 65, 16), groups=2),
     "kernel_1": problem((2, 7, 9, 11), (7, 5, 1, 1)),
     "kernel_1_stride_2": problem((2, 7, 9, 11), (7, 5, 1, 1), stride=2),
     "kernel_1_stride_3_output_padding": problem((1, 3, 5, 7), (3, 2, 1, 1), stride=3, output_padding=2),
@@ -42,6 +45,7 @@ EDGE_CASES: dict[str, Problem] = {
     "stride_is_kernel_rectangular": problem((3, 5, 11, 3), (5, 7, 1, 4), stride=(1, 4)),
     "kernel_1_groups": problem((2, 15, 7, 5), (15, 6, 1, 1), groups=3),
     "kernel_1_long_sum": problem((1, 603, 3, 7), (603, 19, 1, 1)),
+    "many_tiles": problem((2, 9, 40, 61), (9, 5, 3, 3), stride=2, padding=1),
     "dcgan": problem((3, 17, 4, 4), (17, 9, 4, 4), stride=2, padding=1),
     "dcgan_last": problem((2, 33, 11, 13), (33, 3, 4, 4), stride=2, padding=1),
     "fsrcnn": problem((1, 17, 13, 19), (17, 1, 9, 9), stride=2, padding=4, output_padding=1),
@@ -154,7 +158,8 @@ def random_problem(rng: np.random.Generator, ndim: int, kind: str = "") -> Probl
     """Draw a small legal problem: every parameter, axis by axis, independently of the others.
 
     Of kind "wide" the last axis has a wide stride and a long kernel, of kind "rows" it has many inputs and each group
-    one output channel. Of kind "pointwise" there is a kernel of one tap, and planes are larger than a register tile.
+    one output channel. Of kind "pointwise" there is a kernel of one tap, and planes are larger than a register tile. Of
+    kind "linear" the input is one pixel, whose taps fill the output, and there are many images.
     """
 
     def axes(values: list[int]) -> tuple[int, ...]:
@@ -180,8 +185,13 @@ def random_problem(rng: np.random.Generator, ndim: int, kind: str = "") -> Probl
             group_in, group_out = (int(c) for c in rng.choice([4, 5, 7, 8, 9, 12, 13, 16, 17, 20], 2))
             size = axes({1: [96, 127, 901], 2: [10, 13, 24, 33], 3: [5, 6, 7]}[ndim])
             kernel, stride, padding, dilation = ((v,) * ndim for v in (1, 1, 0, 1))
+        if kind == "linear":
+            group_in, group_out = (int(c) for c in rng.choice([8, 9, 12, 17, 33, 40], 2))
+            size, padding, dilation, stride = ((v,) * ndim for v in (1, 0, 1, 1))
         extra = tuple(int(rng.integers(max(s, d))) for s, d in zip(stride, dilation))
         batch = () if rng.random() < 0.2 else (int(rng.choice([1, 1, 2, 3])),)
+        if kind == "linear":
+            batch = (int(rng.choice([8, 9, 13, 24, 41])),)
         try:
             drawn = problem(
                 (*batch, groups * group_in, *size), (groups * group_in, group_out, *kernel),
@@ -199,7 +209,7 @@ def drawn_cases(count: int, seed: int = 0, kind: str = "") -> dict[str, Problem]
 
 
 CASES = EDGE_CASES | drawn_cases(120) | drawn_cases(24, 1, "wide") | drawn_cases(28, 2, "rows")
-CASES |= drawn_cases(28, 3, "pointwise")
+CASES |= drawn_cases(28, 3, "pointwise") | drawn_cases(24, 4, "linear")
 
 # Every implementation there is, in the order of the tables.
 IMPLEMENTATIONS: list[tuple[Pass, Implementation]] = [

@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
+from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile
-from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation
+from fastdeconv.kernels.geometry import Axes, Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -121,6 +122,26 @@ def _height(rows: int, columns: int) -> int:
         return -(-rows // height) * -(-columns // width) * max(height * width, 2 * width + height)
 
     return min(range(1, INNER_ROWS + 1), key=cost)
+
+
+def counts(g: Geometry) -> dict[str, float]:
+    """Count what the kernel does: products, with those in padding, elements and rows of planes, sums, weights."""
+    g = frames.merged(g)
+    frame = frames.gather_frame(g, side_by_side=True)
+    columns = g.group_out * len(frame.taps)
+    height = _height(g.group_in, columns)
+    width = inner_columns(height)
+    gradient = g.out_channels * len(frames.planes_of(frame.taps))
+    weights = g.in_channels * columns
+    return {
+        "product": float(g.groups * -(-g.group_in // height) * height * -(-columns // width) * width * frame.total),
+        "plane": frame.total * g.in_channels,
+        "gradient": frame.total * gradient,
+        "lanes": weights * -(-frame.total // _BLOCK),
+        "row": g.batch * frame.pitch[0] * frame.pitch[1] * (g.in_channels + gradient),
+        "weight": weights,
+        "call": 1,
+    }
 
 
 def _bind(g: Geometry) -> Bound:
@@ -244,4 +265,5 @@ WEIGHT_GRAD = Implementation(
     "dot products over pixels, vectors along the pixels of zero-padded planes",
     lambda g: frames.too_large(g, forward=False),
     _bind,
+    cost=Cost(counts, weights_of("direct_dot", "weight_grad")),
 )

@@ -17,16 +17,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdeconv.kernels.cpu import direct_dot, direct_tile, host, planes, workspace
 from fastdeconv.kernels.cpu import frame as frames
-from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
+from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.direct_dot import collect
 from fastdeconv.kernels.cpu.direct_tile import LAYOUT, store, tile_rows
 from fastdeconv.kernels.cpu.frame import PLANES
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.planes import fill_lines
 from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile, outer_columns, outer_tile
-from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation
+from fastdeconv.kernels.geometry import Axes, Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -248,5 +249,11 @@ def bind_weight(g: Geometry) -> Bound:
 
 
 _IDEA = "planes of one group of one image at a time, used while they are in a core's cache"
-INPUT_GRAD = Implementation("direct_local", _IDEA, declines, bind_input, yields)
-WEIGHT_GRAD = Implementation("direct_local", _IDEA, declines, bind_weight, yields)
+INPUT_GRAD = Implementation(
+    "direct_local", _IDEA, declines, bind_input, yields,
+    Cost(lambda g: direct_tile.counts(g, forward=False), weights_of("direct_local", "input_grad")),
+)  # fmt: skip
+WEIGHT_GRAD = Implementation(
+    "direct_local", _IDEA, declines, bind_weight, yields,
+    Cost(direct_dot.counts, weights_of("direct_local", "weight_grad")),
+)  # fmt: skip

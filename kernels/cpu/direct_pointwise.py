@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
+from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.direct_dot import collect
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.rows import fill_row
 from fastdeconv.kernels.cpu.sweep import part_of
 from fastdeconv.kernels.cpu.tiles import INNER_ROWS, PRODUCT_SHAPES, inner_columns, inner_tile, product_tile
-from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
+from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -39,8 +40,6 @@ _VECTORS = math.lcm(PRODUCT_SHAPES[_TALL][1], PRODUCT_SHAPES[_FLAT][1])
 _PIECE = 48
 # Products of a running total.
 _RUN = 2048
-# Channels whose weights, read a column at a time, stay in the first cache.
-_CHANNELS = 128
 # Enough units to share among threads.
 _UNITS = 16
 
@@ -140,11 +139,30 @@ def _splits(g: Geometry) -> int:
     return max(1, min(g.batch, -(-_UNITS // g.groups)))
 
 
-def yields(g: Geometry) -> str | None:
-    """Return why packed weights should be faster, or None."""
-    if max(g.group_in, g.group_out) > _CHANNELS:
-        return f"{g.group_in} and {g.group_out} channels of a group are more than the {_CHANNELS} that a core has near"
-    return None
+def _counts(g: Geometry, forward: bool) -> dict[str, float]:
+    rows, channels = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
+    height = sum(PRODUCT_SHAPES[shape][0] for _, shape in _blocks(rows))
+    images, pixels = g.batch * g.groups, math.prod(g.input)
+    return {
+        "product": float(images * height * channels * pixels),
+        # Read a column at a time, they may not stay in the first cache.
+        "weight": images * max(1, pixels // (_PIECE * host.lanes(g.dtype))) * rows * channels,
+        "result": images * rows * pixels,
+        "call": 1,
+    }
+
+
+def _weight_counts(g: Geometry) -> dict[str, float]:
+    height = min(INNER_ROWS, g.group_in)
+    width = inner_columns(height)
+    images, vectors = g.batch * g.groups, math.prod(g.input) // host.lanes(g.dtype)
+    tiles = images * -(-g.group_in // height) * -(-g.group_out // width)
+    return {
+        "product": float(tiles * height * width * vectors * host.lanes(g.dtype)),
+        "tile": tiles * -(-vectors // _PIECE),
+        "gradient": images * (g.group_in + g.group_out) * math.prod(g.input),
+        "call": 1,
+    }
 
 
 def _blocks(rows: int) -> list[tuple[int, int]]:
@@ -202,9 +220,14 @@ def _bind_weight(g: Geometry) -> Bound:
 
 _IDEA = "matrix products of the arrays where they lie, for layers that mix channels pixel by pixel"
 FORWARD = Implementation(
-    "direct_pointwise", _IDEA, lambda g: _declines(g, g.group_out, g.group_in), lambda g: _bind(g, True), yields
-)
+    "direct_pointwise", _IDEA, lambda g: _declines(g, g.group_out, g.group_in), lambda g: _bind(g, True),
+    cost=Cost(lambda g: _counts(g, True), weights_of("direct_pointwise", "forward")),
+)  # fmt: skip
 INPUT_GRAD = Implementation(
-    "direct_pointwise", _IDEA, lambda g: _declines(g, g.group_in, g.group_out), lambda g: _bind(g, False), yields
-)
-WEIGHT_GRAD = Implementation("direct_pointwise", _IDEA, _declines_weight, _bind_weight, yields)
+    "direct_pointwise", _IDEA, lambda g: _declines(g, g.group_in, g.group_out), lambda g: _bind(g, False),
+    cost=Cost(lambda g: _counts(g, False), weights_of("direct_pointwise", "input_grad")),
+)  # fmt: skip
+WEIGHT_GRAD = Implementation(
+    "direct_pointwise", _IDEA, _declines_weight, _bind_weight,
+    cost=Cost(_weight_counts, weights_of("direct_pointwise", "weight_grad")),
+)  # fmt: skip

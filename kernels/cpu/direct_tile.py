@@ -21,6 +21,7 @@ Ladder, measured in docs/decisions/0004-direct-kernels.md:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,12 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
+from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.parts import Part, bind_parts
 from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, expect_row, fill_row, interleave_rows
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
-from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation
+from fastdeconv.kernels.geometry import Axes, Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -199,6 +201,25 @@ def tile_rows(rows: int, pixels: int, lanes: int) -> int:
     return min(range(1, OUTER_ROWS + 1), key=cost)
 
 
+def counts(g: Geometry, forward: bool) -> dict[str, float]:
+    """Count what the kernel does: products, with those in padding, elements and rows of the result, planes, weights."""
+    g = frames.merged(g)
+    frame = frames.scatter_frame(g) if forward else frames.gather_frame(g)
+    rows, channels = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
+    height = tile_rows(rows, frame.total, host.lanes(g.dtype))
+    *_, length = shape = g.output_shape if forward else g.input_shape
+    phases = min(frame.stride[2], length) if forward else 1
+    planes_of_channel = 1 if forward else len(frames.planes_of(frame.taps))
+    return {
+        "product": float(g.groups * channels * len(frame.taps) * -(-rows // height) * height * frame.total),
+        "result": math.prod(shape),
+        "row": math.prod(shape) / length * phases,
+        "plane": g.groups * channels * planes_of_channel * frame.total,
+        "weight": math.prod(g.weight_shape),
+        "call": 1,
+    }
+
+
 def _bind(g: Geometry, forward: bool) -> Bound:
     g = frames.merged(g)
     frame = frames.scatter_frame(g) if forward else frames.gather_frame(g)
@@ -310,8 +331,10 @@ def _part(
 
 _IDEA = "register tiles of channels × pixels over zero-padded planes, one phase at a time"
 FORWARD = Implementation(
-    "direct_tile", _IDEA, lambda g: frames.too_large(g, forward=True), lambda g: _bind(g, forward=True)
-)
+    "direct_tile", _IDEA, lambda g: frames.too_large(g, forward=True), lambda g: _bind(g, forward=True),
+    cost=Cost(lambda g: counts(g, forward=True), weights_of("direct_tile", "forward")),
+)  # fmt: skip
 INPUT_GRAD = Implementation(
-    "direct_tile", _IDEA, lambda g: frames.too_large(g, forward=False), lambda g: _bind(g, forward=False)
-)
+    "direct_tile", _IDEA, lambda g: frames.too_large(g, forward=False), lambda g: _bind(g, forward=False),
+    cost=Cost(lambda g: counts(g, forward=False), weights_of("direct_tile", "input_grad")),
+)  # fmt: skip

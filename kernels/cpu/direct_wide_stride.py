@@ -313,6 +313,12 @@ def _declines(g: Geometry) -> str | None:
     return None
 
 
+def _yields(g: Geometry) -> str | None:
+    if host.REGISTERS == 16 and g.stride[2] < host.lanes(g.dtype):
+        return f"a stride of {g.stride[2]} along the last axis leaves vectors half empty"
+    return None
+
+
 def _bind(g: Geometry) -> Bound:
     lanes = host.lanes(g.dtype)
     part = 2 if g.stride[2] <= lanes // 2 else 1
@@ -368,5 +374,5 @@ def _bind(g: Geometry) -> Bound:
 
 
 FORWARD = Implementation(
-    "direct_wide_stride", "vectors along the phases of a wide stride, inputs broadcast", _declines, _bind
+    "direct_wide_stride", "vectors along the phases of a wide stride, inputs broadcast", _declines, _bind, _yields
 )

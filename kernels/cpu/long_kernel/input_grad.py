@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, UNITS, declines, describe
+from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, UNITS, declines, describe, yields
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer, switch
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
@@ -227,4 +227,4 @@ def bind(g: Geometry) -> Bound:
     return Bound(run, workspace.total(0, private, rows * splits))
 
 
-INPUT_GRAD = Implementation(NAME, IDEA, declines, bind)
+INPUT_GRAD = Implementation(NAME, IDEA, declines, bind, yields)

@@ -63,6 +63,13 @@ def declines(g: Geometry) -> str | None:
     return None
 
 
+def yields(g: Geometry) -> str | None:
+    """Return why another kernel should be faster, or None."""
+    if host.REGISTERS == 16 and g.stride[2] < host.lanes(g.dtype):
+        return f"a stride of {g.stride[2]} along the last axis reads each gradient many times"
+    return None
+
+
 def describe(g: Geometry, **more: int) -> NDArray[np.void]:
     """Describe a problem for a kernel."""
     stride, padding, size = g.stride[2], g.padding[2], g.output[2]

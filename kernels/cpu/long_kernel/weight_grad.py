@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, RUN, UNITS, declines, describe
+from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, RUN, UNITS, declines, describe, yields
 from fastdeconv.kernels.cpu.rows import copy_padded, zero_row
 from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer, switch
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
@@ -238,4 +238,4 @@ def bind(g: Geometry) -> Bound:
     return Bound(run, workspace.total(splits * elements * itemsize, private, tiles * splits))
 
 
-WEIGHT_GRAD = Implementation(NAME, IDEA, declines, bind)
+WEIGHT_GRAD = Implementation(NAME, IDEA, declines, bind, yields)

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from fastdeconv.kernels.cpu import host
+from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.geometry import Geometry
 
@@ -28,11 +29,6 @@ OUTPUTS = {1: 1, 2: 3, 3: 2}
 MOST_PHASES = 64
 # Taps of a phase that are further apart leave too much between them.
 MOST_SPREAD = 8
-
-# What things cost, in multiplications of one core at its peak, fitted to float32 on a Zen 4 (decision 0006): a product
-# between transforms, a transformed element of the input or the output's gradient, one of the products on its way back,
-# a transformed weight. With several groups: a part of a row of the output, and an element with others' in between.
-PRODUCT, OPERAND, RESULT, WEIGHT, ROW, APART = 1.12, 30, 20, 32, 1000, 250
 
 
 class Phase(NamedTuple):
@@ -90,12 +86,19 @@ def groups(g: Geometry) -> tuple[Group, ...] | str:
     if (phases := math.prod(sum(len(s.phases) for s in ways[0]) for ways in axes)) > MOST_PHASES:
         return f"{phases} phases are more than {MOST_PHASES}, and need tables out of proportion"
     plans = [tuple((a, b, c) for a, b, c in itertools.product(*ways)) for ways in itertools.product(*axes)]
-    return min(plans, key=lambda plan: plan_cost(g, plan, True))
+    weights = weights_of("winograd", "forward")
+    return min(plans, key=lambda plan: sum(weights.get(kind, 0) * n for kind, n in plan_counts(g, plan, True).items()))
 
 
-def plan_cost(g: Geometry, plan: tuple[Group, ...], forward: bool) -> float:
-    """Return what a pass costs with a plan, in multiplications; forward, groups write between each other's outputs."""
-    cost, lanes = 0.0, host.lanes(g.dtype)
+def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str, float]:
+    """Count what a pass does with a plan; forward, groups write between each other's outputs.
+
+    Products between transforms, transformed elements of the input and the output's gradient ("operand"), products on
+    their way back ("result"), weights. With several groups: parts of rows of the output, and elements with others' in
+    between ("apart").
+    """
+    lanes = host.lanes(g.dtype)
+    counts = dict.fromkeys(("product", "operand", "result", "weight", "row", "apart"), 0.0)
     for group in plan:
         points, phases, tiles, outputs = (
             math.prod(values) for values in zip(*((s.points, len(s.phases), s.all_tiles, s.outputs) for s in group))
@@ -103,15 +106,25 @@ def plan_cost(g: Geometry, plan: tuple[Group, ...], forward: bool) -> float:
         tiles *= g.batch
         rows, channels = (-(-n // lanes) * lanes for n in (g.group_in, g.group_out))
         columns = channels * phases
-        cost += points * tiles * (PRODUCT * rows * columns + OPERAND * rows + RESULT * columns)
-        cost += points * WEIGHT * rows * columns
+        counts["product"] += g.groups * points * tiles * rows * columns
+        counts["operand"] += g.groups * points * tiles * rows
+        counts["result"] += g.groups * points * tiles * columns
+        counts["weight"] += g.groups * points * rows * columns
         if forward and len(plan) > 1:
             last = group[2]
             parts = tiles * outputs * columns / (last.all_tiles * last.outputs)
-            cost += ROW * parts / len(last.phases)
+            counts["row"] += g.groups * parts / len(last.phases)
             if len(last.phases) < min(g.stride[2], g.output[2]):
-                cost += APART * tiles * outputs * columns
-    return g.groups * cost
+                counts["apart"] += g.groups * tiles * outputs * columns
+    return {**counts, "launch": len(plan)}
+
+
+def counts(g: Geometry, forward: bool) -> dict[str, float]:
+    """Count what a pass does with the best plan, where one serves."""
+    g = merged(g)
+    plan = groups(g)
+    assert not isinstance(plan, str)
+    return plan_counts(g, plan, forward)
 
 
 def declines(g: Geometry, transformed: bool) -> str | None:

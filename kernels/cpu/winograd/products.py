@@ -32,16 +32,17 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
+from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
-from fastdeconv.kernels.cpu.winograd import cost, tiles, transforms
-from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
+from fastdeconv.kernels.cpu.winograd import tiles, transforms
+from fastdeconv.kernels.cpu.winograd.axes import Group, counts, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.results import mark, transform_back
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE, place
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, kernels, transform_kernels
-from fastdeconv.kernels.geometry import Bound, Geometry, Implementation, Prepared, Run
+from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, Prepared, Run
 
 Array = NDArray[Any]
 
@@ -335,14 +336,15 @@ def _group(g: Geometry, group: Group, forward: bool) -> _Part:
 
 
 def _implementation(forward: bool, transformed: bool) -> Implementation:
+    name = "winograd" if transformed else "direct_product"
     return Implementation(
-        "winograd" if transformed else "direct_product",
+        name,
         "minimal filtering: matrix products between transforms of small tiles, shared by all phases of a stride"
         if transformed
         else "one matrix product for taps that do not overlap",
         lambda g: declines(g, transformed),
         lambda g: bind(g, forward),
-        cost.forward_yields if forward else cost.input_grad_yields,
+        cost=Cost(lambda g: counts(g, forward), weights_of(name, "forward" if forward else "input_grad")),
         batch_invariant=not transformed,  # the sizes of tiles depend on how many there are
     )
 

@@ -27,17 +27,18 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.columns import to_rows
+from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
-from fastdeconv.kernels.cpu.winograd import cost, tiles, transforms
-from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications
+from fastdeconv.kernels.cpu.winograd import tiles, transforms
+from fastdeconv.kernels.cpu.winograd.axes import Group, counts, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.products import RUN
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE
 from fastdeconv.kernels.cpu.winograd.transforms import combine
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, kernels
-from fastdeconv.kernels.geometry import Bound, Geometry, Implementation, Run
+from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, Run
 
 Array = NDArray[Any]
 
@@ -243,12 +244,12 @@ WINOGRAD = Implementation(
     "minimal filtering: sums of products of transformed tiles, shared by all phases of a stride",
     lambda g: declines(g, True),
     bind,
-    cost.weight_grad_yields,
+    cost=Cost(lambda g: counts(g, False), weights_of("winograd", "weight_grad")),
 )
 DIRECT = Implementation(
     "direct_product",
     "one matrix product for taps that do not overlap",
     lambda g: declines(g, False),
     bind,
-    cost.weight_grad_yields,
+    cost=Cost(lambda g: counts(g, False), weights_of("direct_product", "weight_grad")),
 )

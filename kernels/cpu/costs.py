@@ -1,0 +1,73 @@
+"""What the kinds of work take that kernels count, for the choice among them.
+
+A weight is in multiplications at the peak of all cores. ``python -m bench choices --fit`` fits them to times of random
+float32 problems, and without ``--fit`` tells how far the choice is from the best. With 16 registers they are fitted on
+a Zen 3 (AVX2), rounded between fits to small and to large problems (docs/decisions/0015-panels.md). With 32 those of
+`winograd`, `direct_tile` forward and `direct_dot` were fitted on a Zen 4; the others are those of AVX2 in proportion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastdeconv.kernels.cpu import host
+
+Weights = Mapping[str, float]
+
+_REGISTERS_16: dict[tuple[str, str], Weights] = {
+    ("direct_pointwise", "forward"): {"product": 3.6, "weight": 69, "result": 4.6},
+    ("direct_pointwise", "input_grad"): {"product": 2.2, "result": 40},
+    ("direct_pointwise", "weight_grad"): {"product": 2.1, "tile": 3600, "gradient": 14, "call": 2.4e6},
+    ("direct_linear", "forward"): {"product": 1.6, "piece": 690, "tile": 1700, "call": 1.5e6},
+    ("direct_linear", "input_grad"): {"product": 2.1, "tile": 7900, "copy": 29, "call": 6.7e5},
+    ("direct_linear", "weight_grad"): {"product": 1.7, "piece": 800, "tile": 1700, "call": 2.0e6},
+    ("direct_panels", "input_grad"): {"product": 1.35, "piece": 730, "tile": 1500, "call": 3.6e6},
+    ("winograd", "forward"): {
+        "product": 1.6, "operand": 66, "result": 25, "weight": 30, "row": 1200, "apart": 140, "launch": 5.8e6,
+    },
+    ("winograd", "input_grad"): {"product": 1.7, "operand": 52, "result": 86, "weight": 45, "launch": 9.6e6},
+    ("winograd", "weight_grad"): {"product": 2.0, "operand": 48, "result": 47, "weight": 28, "launch": 1.8e7},
+    ("direct_product", "forward"): {"product": 1.5, "operand": 75, "result": 58, "weight": 60, "launch": 1.5e7},
+    ("direct_product", "input_grad"): {"product": 1.5, "operand": 120, "result": 120, "weight": 270, "launch": 4.6e6},
+    ("direct_product", "weight_grad"): {"product": 2.2, "operand": 62, "result": 66},
+    ("direct_local", "input_grad"): {
+        "product": 1.2, "result": 36, "row": 1500, "plane": 58, "weight": 720, "call": 2.2e6,
+    },
+    ("direct_local", "weight_grad"): {
+        "product": 2.1, "plane": 20, "gradient": 12, "row": 1300, "weight": 700, "call": 5.0e6,
+    },
+    ("direct_tile", "forward"): {"product": 1.4, "result": 74, "row": 95, "plane": 57, "weight": 260},
+    ("direct_tile", "input_grad"): {"product": 1.6, "result": 91, "row": 1700, "plane": 120, "weight": 240},
+    ("direct_dot", "weight_grad"): {
+        "product": 1.3, "plane": 43, "gradient": 41, "lanes": 370, "row": 1300, "call": 7.0e6,
+    },
+}  # fmt: skip
+
+_TRANSFORMS = {"product": 1.12, "operand": 30, "result": 20, "weight": 32}
+_REGISTERS_32: dict[tuple[str, str], Weights] = {
+    ("winograd", "forward"): _TRANSFORMS | {"row": 1000, "apart": 250},
+    ("winograd", "input_grad"): _TRANSFORMS,
+    ("winograd", "weight_grad"): _TRANSFORMS,
+    ("direct_product", "forward"): _TRANSFORMS | {"row": 1000, "apart": 250},
+    ("direct_product", "input_grad"): _TRANSFORMS,
+    ("direct_product", "weight_grad"): _TRANSFORMS,
+    ("direct_tile", "forward"): {"product": 1.15, "weight": 130, "result": 25},
+    ("direct_tile", "input_grad"): {"product": 1.15, "result": 58, "row": 1100, "plane": 77, "weight": 150},
+    ("direct_local", "input_grad"): {"product": 1.05, "result": 23, "row": 960, "plane": 37, "weight": 460},
+    ("direct_dot", "weight_grad"): {"product": 1.35, "weight": 250, "gradient": 12},
+    ("direct_local", "weight_grad"): {"product": 1.3, "weight": 250},
+    ("direct_panels", "input_grad"): {"product": 1.15, "piece": 470, "tile": 960},
+    ("direct_pointwise", "forward"): {"product": 1.15},
+    ("direct_pointwise", "input_grad"): {"product": 1.15},
+    ("direct_pointwise", "weight_grad"): {"product": 1.3},
+    ("direct_linear", "forward"): {"product": 1.05, "piece": 440, "tile": 1100},
+    ("direct_linear", "input_grad"): {"product": 1.05, "tile": 5000, "copy": 18},
+    ("direct_linear", "weight_grad"): {"product": 1.05, "piece": 440, "tile": 1100},
+}  # fmt: skip
+
+_WEIGHTS = _REGISTERS_32 if host.REGISTERS == 32 else _REGISTERS_16
+
+
+def weights_of(name: str, pass_: str) -> Weights:
+    """Return what each kind of work takes that a kernel counts."""
+    return _WEIGHTS.get((name, pass_), {})

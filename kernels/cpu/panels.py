@@ -1,0 +1,53 @@
+"""Products of a matrix as it lies and panels: what `direct_panels` and `direct_linear` share.
+
+A panel holds the columns of one register tile of the right matrix, row after row, so that the tile reads it line after
+line; it is used for all rows of the left matrix while it is in a core's cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastdeconv.kernels.cpu.jit import device_function
+from fastdeconv.kernels.cpu.rows import expect_row
+from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
+
+HEIGHT, COLUMNS = PRODUCT_SHAPES[0]  # rows, and vectors in a row, of a register tile
+
+# Rows of a panel.
+DEPTH = 256
+# Bytes of panels that the first cache and the second have room for, with what else is read.
+NEAR, FAR = 24 << 10, 128 << 10
+
+
+@device_function
+def multiply_panels(
+    left: Any, left_at: int, left_row: int, left_step: int, panels: Any, panel: int, depth: int, near: int,
+    out: Any, out_at: int, out_row: int, rows: int, columns: int, width: int, edge: Any, add: bool,
+) -> None:  # fmt: skip
+    """Compute ``out[m, q] = Σ_k left[m, k] · right[k, q]`` over `depth` k, or add it to what is there.
+
+    The right matrix is in `panels`, each of `panel` elements, its rows `width` apart; `near` of them fit the first
+    cache. There are at least `HEIGHT` rows m. `edge` is a buffer for a register tile.
+    """
+    tiles = (columns + width - 1) // width
+    for first in range(0, tiles, near):
+        for row in range(0, rows, HEIGHT):
+            # The last tile of rows repeats some of the one before it.
+            top = min(row, rows - HEIGHT)
+            at = left_at + top * left_row
+            for tile in range(first, min(first + near, tiles)):
+                target = out_at + top * out_row + tile * width
+                there = min(width, columns - tile * width)
+                if top == row and there == width:
+                    for m in range(0 if add else HEIGHT):
+                        expect_row(out, target + m * out_row, width)
+                    product_tile(0, depth, left, at, left_row, left_step, panels, tile * panel, width,
+                                 out, target, out_row, add)  # fmt: skip
+                else:
+                    product_tile(0, depth, left, at, left_row, left_step, panels, tile * panel, width,
+                                 edge, 0, width, False)  # fmt: skip
+                    for m in range(row - top, HEIGHT):
+                        for j in range(there):
+                            to = target + m * out_row + j
+                            out[to] = out[to] + edge[m * width + j] if add else edge[m * width + j]
