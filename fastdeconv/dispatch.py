@@ -11,6 +11,7 @@ from typing import Any
 from fastdeconv.devices import number
 from fastdeconv.kernels import reference
 from fastdeconv.kernels.cpu import (
+    direct_blocks,
     direct_dot,
     direct_joint,
     direct_linear,
@@ -35,6 +36,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
         direct_loops.FORWARD,
         direct_pointwise.FORWARD,
         direct_linear.FORWARD,
+        direct_blocks.FORWARD,
         direct_phases.FORWARD,
         direct_wide_stride.FORWARD,
         direct_joint.FORWARD,

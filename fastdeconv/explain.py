@@ -109,6 +109,7 @@ def explain(
       not direct_loops: 2359296 multiplications are more than 12000, so vector tiles are faster
       not direct_pointwise: serves kernel 1 without stride, padding and output_padding only
       not direct_linear: serves inputs of one pixel whose taps fill the output
+      not direct_blocks: serves layers whose kernel is their stride, without padding and output_padding
       not direct_phases: 3 output channels of a group share reads of x better in tiles of channels
       not direct_wide_stride: a stride of 2 along the last axis is too narrow for vectors along it
       not direct_joint: ...

@@ -19,6 +19,7 @@ TILES = {
     "chain.chain_units": "outer",
     "direct_dot.dot_units": "inner",
     "products.product_units": "product",
+    "direct_panels.product_units": "product",
     "weight.weight_units": "product",
 }
 LARGEST = {512: {"outer": 25, "inner": 24, "product": 24}, 256: {"outer": 12, "inner": 12, "product": 12}}
@@ -27,7 +28,7 @@ LARGEST = {512: {"outer": 25, "inner": 24, "product": 24}, 256: {"outer": 12, "i
 CASES = (
     "dcgan,fsrcnn,each_axis_its_own,depthwise,one_pixel_many_taps,parallel,3d,deblur,fcn,wide_stride_cut_at_both_ends,"
     "wide_stride_24,1d_depthwise_long_kernel,long_kernel_stride_2,rows_of_one_channel,rows_early_phases,"
-    "kernel_shorter_than_stride,stride_7"
+    "kernel_shorter_than_stride,stride_7,many_tiles,stride_is_kernel_rectangular"
 )
 
 on_x86 = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="Numba compiles for x86 here")

@@ -21,13 +21,14 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_linear", "forward"): {"product": 1.6, "piece": 690, "tile": 1700, "call": 1.5e6},
     ("direct_linear", "input_grad"): {"product": 2.1, "tile": 7900, "copy": 29, "call": 6.7e5},
     ("direct_linear", "weight_grad"): {"product": 1.7, "piece": 800, "tile": 1700, "call": 2.0e6},
+    ("direct_blocks", "forward"): {"product": 1.27, "piece": 750, "result": 34, "row": 700, "weight": 450},
     ("direct_panels", "input_grad"): {"product": 1.35, "piece": 730, "tile": 1500, "call": 3.6e6},
     ("winograd", "forward"): {
         "product": 1.6, "operand": 66, "result": 25, "weight": 30, "row": 1200, "apart": 140, "launch": 5.8e6,
     },
     ("winograd", "input_grad"): {"product": 1.7, "operand": 52, "result": 86, "weight": 45, "launch": 9.6e6},
     ("winograd", "weight_grad"): {"product": 2.0, "operand": 48, "result": 47, "weight": 28, "launch": 1.8e7},
-    ("direct_product", "forward"): {"product": 1.5, "operand": 75, "result": 58, "weight": 60, "launch": 1.5e7},
+    ("direct_product", "forward"): {"product": 1.5, "operand": 84, "result": 52, "weight": 49, "launch": 8e6},
     ("direct_product", "input_grad"): {"product": 1.5, "operand": 120, "result": 120, "weight": 270, "launch": 4.6e6},
     ("direct_product", "weight_grad"): {"product": 2.2, "operand": 62, "result": 66},
     ("direct_local", "input_grad"): {
@@ -56,6 +57,7 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_local", "input_grad"): {"product": 1.05, "result": 23, "row": 960, "plane": 37, "weight": 460},
     ("direct_dot", "weight_grad"): {"product": 1.35, "weight": 250, "gradient": 12},
     ("direct_local", "weight_grad"): {"product": 1.3, "weight": 250},
+    ("direct_blocks", "forward"): {"product": 1.12, "piece": 480, "result": 22, "row": 450, "weight": 140},
     ("direct_panels", "input_grad"): {"product": 1.15, "piece": 470, "tile": 960},
     ("direct_pointwise", "forward"): {"product": 1.15},
     ("direct_pointwise", "input_grad"): {"product": 1.15},

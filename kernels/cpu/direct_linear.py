@@ -90,7 +90,8 @@ def product_units(lo: int, hi: int, left: Any, right: Any, bias: Any, out: Any, 
                     there = min(width, end - column)
                     gather_row(panels, tile * p.panel + i * width, right, row + column, 1, 0, there, width)
             multiply_panels(
-                left, g * p.left_group + k * p.left_step, p.left_row, p.left_step, panels, p.panel, some, p.near,
+                left, g * p.left_group + k * p.left_step, p.left_row, p.left_row, p.left_step,
+                panels, p.panel, some, p.near,
                 out, at, p.out_row, p.rows, end - begin, width, edge, k > 0 or bias.size > 0,
             )  # fmt: skip
 

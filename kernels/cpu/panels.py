@@ -1,4 +1,4 @@
-"""Products of a matrix as it lies and panels: what `direct_panels` and `direct_linear` share.
+"""Products of a matrix and panels: what `direct_panels`, `direct_linear` and `direct_blocks` share.
 
 A panel holds the columns of one register tile of the right matrix, row after row, so that the tile reads it line after
 line; it is used for all rows of the left matrix while it is in a core's cache.
@@ -22,20 +22,22 @@ NEAR, FAR = 24 << 10, 128 << 10
 
 @device_function
 def multiply_panels(
-    left: Any, left_at: int, left_row: int, left_step: int, panels: Any, panel: int, depth: int, near: int,
+    left: Any, left_at: int, left_top: int, left_row: int, left_step: int,
+    panels: Any, panel: int, depth: int, near: int,
     out: Any, out_at: int, out_row: int, rows: int, columns: int, width: int, edge: Any, add: bool,
 ) -> None:  # fmt: skip
     """Compute ``out[m, q] = Σ_k left[m, k] · right[k, q]`` over `depth` k, or add it to what is there.
 
-    The right matrix is in `panels`, each of `panel` elements, its rows `width` apart; `near` of them fit the first
-    cache. There are at least `HEIGHT` rows m. `edge` is a buffer for a register tile.
+    The left matrix has at least `HEIGHT` rows m; within a register tile they are `left_row` elements apart, and tiles
+    begin at `left_top` elements a row. The right matrix is in `panels`, each of `panel` elements, its rows `width`
+    apart; `near` of them fit the first cache. `edge` is a buffer for a register tile.
     """
     tiles = (columns + width - 1) // width
     for first in range(0, tiles, near):
         for row in range(0, rows, HEIGHT):
             # The last tile of rows repeats some of the one before it.
             top = min(row, rows - HEIGHT)
-            at = left_at + top * left_row
+            at = left_at + top * left_top
             for tile in range(first, min(first + near, tiles)):
                 target = out_at + top * out_row + tile * width
                 there = min(width, columns - tile * width)
