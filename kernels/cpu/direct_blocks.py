@@ -27,7 +27,7 @@ from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels
 from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, interleave_rows
 from fastdeconv.kernels.cpu.sweep import part_of
-from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, Prepared
+from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -153,19 +153,9 @@ def _bind(g: Geometry) -> Bound:
     def run_packed(x: Array, packed: Array, bias: Array | None, y: Array) -> None:
         compute(x, packed, no_bias if bias is None else bias, y, layout)
 
-    def run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
-        packed = workspace.take("packed", packed_elements, g.dtype)
-        pack(w, packed)
-        run_packed(x, packed, bias, y)
-        workspace.keep("packed", packed)
-
-    def prepare(w: Array) -> Prepared:
-        packed = workspace.new(packed_elements, g.dtype)
-        pack(w, packed)
-        return Prepared(lambda x, bias, y: run_packed(x, packed, bias, y), packed.nbytes)
-
     private = (most * panel + (2 + HEIGHT) * width + rows * most * width) * itemsize
-    return Bound(run, workspace.total(packed_elements * itemsize, private, units), prepare)
+    scratch = workspace.total(packed_elements * itemsize, private, units)
+    return planes.with_packed_weights(g.dtype, packed_elements, pack, run_packed, scratch)
 
 
 FORWARD = Implementation(

@@ -181,7 +181,7 @@ def _product_counts(g: Geometry, forward: bool) -> dict[str, float]:
 
 
 def _sum_counts(g: Geometry) -> dict[str, float]:
-    height = min(INNER_ROWS, g.batch)
+    height = min(INNER_ROWS, max(1, g.batch))
     width = inner_columns(height)
     length = g.group_out * g.taps
     tiles = g.groups * -(-g.batch // height) * -(-g.group_in // width)
@@ -230,7 +230,7 @@ def _bind_products(g: Geometry, forward: bool) -> Bound:
 
 def _bind_sums(g: Geometry) -> Bound:
     lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
-    height = min(INNER_ROWS, g.batch)
+    height = min(INNER_ROWS, max(1, g.batch))
     width, length, block = inner_columns(height), g.group_out * g.taps, _BLOCK * lanes
     splits = min(_SPLITS, -(-length // block))
     elements = g.batch * g.in_channels

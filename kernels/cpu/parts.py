@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import frame as frames
-from fastdeconv.kernels.cpu import workspace
-from fastdeconv.kernels.geometry import Bound, Geometry, Prepared, Run
+from fastdeconv.kernels.cpu import planes, workspace
+from fastdeconv.kernels.geometry import Bound, Geometry, Run
 
 Array = NDArray[Any]
 
@@ -55,20 +55,9 @@ def bind_parts(
             for row, rows in cut or ((0, count),):
                 compute[rows].run(*arrays, row)
 
-    def run(source: Array, w: Array, bias: Array | None, out: Array) -> None:
-        packed = workspace.take("packed", packed_elements, g.dtype)
-        pack(w, packed)
-        run_packed(source, packed, bias, out)
-        workspace.keep("packed", packed)
-
-    def prepare(w: Array) -> Prepared:
-        packed = workspace.new(packed_elements, g.dtype)
-        pack(w, packed)
-        return Prepared(lambda x, bias, y: run_packed(x, packed, bias, y), packed.nbytes)
-
     itemsize = np.dtype(g.dtype).itemsize
     scratch = max(
         workspace.total((packed_elements + part.planes) * itemsize, part.buffer * itemsize, part.units)
         for part in compute.values()
     )
-    return Bound(run, scratch, prepare)
+    return planes.with_packed_weights(g.dtype, packed_elements, pack, run_packed, scratch)

@@ -11,6 +11,7 @@ from fastdeconv.kernels.cpu import workspace
 from fastdeconv.kernels.cpu.frame import PLANES, Bands, Filling
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import AHEAD, split_row, zero_row
+from fastdeconv.kernels.geometry import Bound, Prepared, Run
 
 
 @device_function
@@ -146,3 +147,25 @@ def pack(
                         for m in range(present, block_rows):
                             packed[at + m] = 0
                         at += block_rows
+
+
+def with_packed_weights(
+    dtype: str, elements: int, pack: Callable[[NDArray[Any], NDArray[Any]], None], run_packed: Run, scratch: int
+) -> Bound:
+    """Return what packs weights for each run, or once for many.
+
+    ``pack(w, packed)`` fills so many elements, ``run_packed(source, packed, bias or None, out)`` computes from them.
+    """
+
+    def run(source: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | None, out: NDArray[Any]) -> None:
+        packed = workspace.take("packed", elements, dtype)
+        pack(w, packed)
+        run_packed(source, packed, bias, out)
+        workspace.keep("packed", packed)
+
+    def prepare(w: NDArray[Any]) -> Prepared:
+        packed = workspace.new(elements, dtype)
+        pack(w, packed)
+        return Prepared(lambda x, bias, y: run_packed(x, packed, bias, y), packed.nbytes)
+
+    return Bound(run, scratch, prepare)
