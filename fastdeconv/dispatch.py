@@ -167,17 +167,17 @@ def choose(problem: Problem, pass_: Pass, device: str, algorithm: str | None, un
             run, prepare = _cuda().finish(run, problem, geometry, pass_, number(device))
         return Plan(problem, pass_, device, candidate, reasons, run, note, needed, prepare, estimate=estimate)
 
+    costs = costs_of(table, geometry)
     if device == "cpu" and algorithm is None and under.threads and (times := times_of(problem, pass_, under.threads)):
         for candidate in sorted((i for i in table if i.name in times), key=lambda i: times[i.name]):
             if candidate.declines(geometry) is None and (chosen := accepted(candidate)) is not None:
                 before = table[: table.index(candidate)]
-                reasons = tuple((i.name, _why_not(i, geometry, pass_, times, declined)) for i in before)
+                reasons = tuple((i.name, _why_not(i, geometry, costs, times, declined)) for i in before)
                 told = ", ".join(
                     f"{name} {milliseconds(times[name])} ms" for name in sorted(times, key=times.__getitem__)
                 )
                 return replace(chosen, declined=reasons, tuned=told)
         declined.clear()
-    costs = costs_of(table, geometry)
     resorts: list[Implementation] = []
     for candidate in table:
         if candidate is last:
@@ -230,13 +230,14 @@ def _prepare_image_by_image(prepare: Callable[[Any], Prepared], batch: int) -> C
     return prepare_all
 
 
-def _why_not(candidate: Implementation, geometry: Geometry, pass_: Pass, times: Times, declined: dict[str, str]) -> str:
+def _why_not(
+    candidate: Implementation, geometry: Geometry, costs: dict[str, float], times: Times, declined: dict[str, str]
+) -> str:
     if candidate.name in declined:
         return declined[candidate.name]
     if candidate.name in times:
         return f"took {milliseconds(times[candidate.name])} ms when autotune timed it"
-    reason = candidate.declines(geometry) or outdone(candidate, geometry, costs_of(TABLES["cpu", pass_], geometry))
-    return reason or "autotune left it out"
+    return candidate.declines(geometry) or outdone(candidate, geometry, costs) or "autotune left it out"
 
 
 def costs_of(table: tuple[Implementation, ...], geometry: Geometry) -> dict[str, float]:

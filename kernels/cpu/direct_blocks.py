@@ -22,9 +22,8 @@ from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
-from fastdeconv.kernels.cpu.gather import gather_row
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels
+from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, HEIGHT, NEAR, copy_to_panels, multiply_panels, pieces_of
 from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, interleave_rows
 from fastdeconv.kernels.cpu.sweep import part_of
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
@@ -73,9 +72,7 @@ def product_units(lo: int, hi: int, x: Any, packed: Any, bias: Any, y: Any, layo
             some = min(p.block, p.channels - c)
             for i in range(some):
                 row = (image * p.channels + c + i) * pixels
-                for tile in range(stop - first):
-                    to = begin + tile * width
-                    gather_row(panels, tile * p.panel + i * width, x, row + to, 1, 0, min(width, end - to), width)
+                copy_to_panels(panels, p.panel, i * width, x, row + begin, end - begin, width)
             multiply_panels(
                 packed, g * p.rows * p.channels + c * HEIGHT, p.channels, 1, HEIGHT, panels, p.panel, some, p.near,
                 sums, 0, step, p.rows, end - begin, width, edge, c > 0,
@@ -129,9 +126,7 @@ def _bind(g: Geometry) -> Bound:
     block = min(g.group_in, DEPTH)
     panel = block * width + lanes
     images, tiles = g.batch * g.groups, -(-pixels // width)
-    most = max(1, min(tiles, 2 * FAR // ((panel + rows * width) * itemsize), tiles * images // _UNITS))
-    pieces = -(-tiles // most)
-    most = -(-tiles // pieces)
+    pieces, most = pieces_of(tiles, images, (panel + rows * width) * itemsize // 2)
     layout = np.zeros(1, LAYOUT)
     for name, value in {
         "groups": g.groups, "channels": g.group_in, "group_out": g.group_out, "rows": rows, "kernel": g.kernel,

@@ -25,7 +25,7 @@ from fastdeconv.kernels.cpu.direct_dot import collect
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.gather import gather_row
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels
+from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, HEIGHT, NEAR, copy_to_panels, multiply_panels, pieces_of
 from fastdeconv.kernels.cpu.rows import fill_row
 from fastdeconv.kernels.cpu.sweep import part_of
 from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile
@@ -35,8 +35,6 @@ Array = NDArray[Any]
 
 # Vectors of a row that are summed between reductions, and pieces of a row with sums of their own, at most.
 _BLOCK, _SPLITS = 128, 16
-# Enough units to share among threads.
-_UNITS = 16
 
 
 PRODUCTS = np.dtype(
@@ -85,10 +83,7 @@ def product_units(lo: int, hi: int, left: Any, right: Any, bias: Any, out: Any, 
             some = min(p.block, p.depth - k)
             for i in range(some):
                 row = g * p.right_group + (k + i) * p.right_row
-                for tile in range(stop - first):
-                    column = begin + tile * width
-                    there = min(width, end - column)
-                    gather_row(panels, tile * p.panel + i * width, right, row + column, 1, 0, there, width)
+                copy_to_panels(panels, p.panel, i * width, right, row + begin, end - begin, width)
             multiply_panels(
                 left, g * p.left_group + k * p.left_step, p.left_row, p.left_row, p.left_step,
                 panels, p.panel, some, p.near,
@@ -200,9 +195,7 @@ def _bind_products(g: Geometry, forward: bool) -> Bound:
     block = min(depth, DEPTH)
     panel = block * width + lanes
     tiles = -(-columns // width)
-    most = max(1, min(tiles, FAR // (panel * itemsize), tiles * g.groups // _UNITS))
-    pieces = -(-tiles // most)
-    most = -(-tiles // pieces)
+    pieces, most = pieces_of(tiles, g.groups, panel * itemsize)
     layout = np.zeros(1, PRODUCTS)
     for name, value in {
         "rows": rows, "depth": depth, "columns": columns, "taps": g.taps, "groups": g.groups,
@@ -223,9 +216,8 @@ def _bind_products(g: Geometry, forward: bool) -> Bound:
     def run(x: Array, w: Array, bias: Array | None, y: Array) -> None:
         launch(x, w, no_bias if bias is None else bias, y, layout)
 
-    return Bound(
-        run if forward else lambda x, gy, gw: run(x, gy, None, gw), workspace.total(0, private, units)
-    )  # fmt: skip
+    scratch = workspace.total(0, private, units)
+    return Bound(run if forward else lambda x, gy, gw: run(x, gy, None, gw), scratch)
 
 
 def _bind_sums(g: Geometry) -> Bound:

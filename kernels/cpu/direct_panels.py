@@ -13,6 +13,7 @@ Ladder, in docs/decisions/0015-panels.md:
 2. Gathered from the gradient where it lies.
 3. A panel for each tile; the rows that the next channel's panels need fetched ahead.
 4. Panels that fit the first cache together used for one block of input channels after the other.
+5. Addresses of rows once for all taps of a row of the kernel.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.gather import MOST_APART, gather_row, gather_tile
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels
+from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, HEIGHT, NEAR, multiply_panels, pieces_of
 from fastdeconv.kernels.cpu.rows import read_ahead
 from fastdeconv.kernels.cpu.sweep import part_of
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
@@ -63,8 +64,6 @@ LAYOUT = np.dtype(
 _STRETCH = 6
 # Taps of a kernel at most: a panel has rows for all of them.
 _TAPS = 1024
-# Enough units to share among threads.
-_UNITS = 16
 
 
 @device_function
@@ -180,9 +179,7 @@ def bind(g: Geometry) -> Bound:
     block = min(g.group_out, max(1, DEPTH // g.taps))
     panel = block * g.taps * width + host.lanes(g.dtype)
     images, most = g.batch * g.groups, -(-pixels // width)
-    tiles = max(1, min(most, FAR // (panel * itemsize), most * images // _UNITS))
-    pieces = -(-most // tiles)
-    tiles = -(-most // pieces)
+    pieces, tiles = pieces_of(most, images, panel * itemsize)
     layout = np.zeros(1, LAYOUT)
     for name, value in {
         "groups": g.groups, "rows": g.group_in, "channels": g.group_out, "taps": g.taps, "block": block,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastdeconv.kernels.cpu.gather import gather_row
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import expect_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
@@ -18,6 +19,24 @@ HEIGHT, COLUMNS = PRODUCT_SHAPES[0]  # rows, and vectors in a row, of a register
 DEPTH = 256
 # Bytes of panels that the first cache and the second have room for, with what else is read.
 NEAR, FAR = 24 << 10, 128 << 10
+
+# Enough units to share among threads.
+_UNITS = 16
+
+
+def pieces_of(tiles: int, images: int, tile_bytes: int) -> tuple[int, int]:
+    """Return into how many pieces the tiles of an image are cut, and how many the largest has: what a cache holds."""
+    most = max(1, min(tiles, FAR // tile_bytes, tiles * images // _UNITS))
+    pieces = -(-tiles // most)
+    return pieces, -(-tiles // pieces)
+
+
+@device_function
+def copy_to_panels(panels: Any, panel: int, at: int, row: Any, row_at: int, columns: int, width: int) -> None:
+    """Copy some columns of a row to the row of all panels that starts at `at` in each, zeros behind the last."""
+    for tile in range((columns + width - 1) // width):
+        first = tile * width
+        gather_row(panels, tile * panel + at, row, row_at + first, 1, 0, min(width, columns - first), width)
 
 
 @device_function
