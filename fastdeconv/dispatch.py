@@ -12,6 +12,7 @@ from fastdeconv.devices import number
 from fastdeconv.kernels import reference
 from fastdeconv.kernels.cpu import (
     direct_blocks,
+    direct_col2im,
     direct_dot,
     direct_joint,
     direct_linear,
@@ -40,6 +41,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
         direct_phases.FORWARD,
         direct_wide_stride.FORWARD,
         direct_joint.FORWARD,
+        direct_col2im.FORWARD,
         products.WINOGRAD_FORWARD,
         products.DIRECT_FORWARD,
         direct_tile.FORWARD,

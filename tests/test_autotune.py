@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -214,7 +215,7 @@ def test_what_is_wrong_is_not_timed(store, clock, monkeypatch, capsys):
         assert tuned.seconds.keys() == serving(P, "forward") - {"direct_tile"}
         assert found.wrong == {"forward direct_tile": f"WRONG: 1 of {np.prod(P.output_shape)} elements differ from the "
                                "reference"}  # fmt: skip
-        assert "direct_tile   not timed: WRONG" in str(found)
+        assert re.search("direct_tile +not timed: WRONG", str(found))
         assert main(["autotune", TEXT, "--pass", "forward", "--rounds", "1"]) == 1
         assert "WRONG" in capsys.readouterr().out
         names[:] = [i.name for i in table if i.name != "reference"]
@@ -253,7 +254,7 @@ def test_the_hopeless_are_left_out(store, clock, monkeypatch):
     assert "direct_loops" in asked
     assert tuned.left_out.keys() == set(asked)
     assert tuned.left_out["direct_loops"] == "about 1000000 ms, judged by a piece of the problem"
-    assert "direct_loops  not timed: about" in str(found)
+    assert re.search("direct_loops +not timed: about", str(found))
     assert "direct_loops" in str(fd.explain(large, pass_="forward"))
 
 

@@ -98,7 +98,8 @@ def test_kernels_prepare_weights_in_a_form_of_their_own():
             got = np.full_like(want, np.nan)
             held.run(x, None, got)
             same(got, want)
-    assert preparing == {("forward", name) for name in ("direct_tile", "winograd", "direct_product", "direct_blocks")}
+    names = ("direct_tile", "winograd", "direct_product", "direct_blocks", "direct_col2im")
+    assert preparing == {("forward", name) for name in names}
 
 
 @pytest.mark.quick

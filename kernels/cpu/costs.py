@@ -15,20 +15,25 @@ from fastdeconv.kernels.cpu import host
 Weights = Mapping[str, float]
 
 _REGISTERS_16: dict[tuple[str, str], Weights] = {
-    ("direct_pointwise", "forward"): {"product": 3.6, "weight": 69, "result": 4.6},
+    ("direct_pointwise", "forward"): {"product": 4.1, "weight": 69, "result": 16},
     ("direct_pointwise", "input_grad"): {"product": 2.2, "result": 40},
     ("direct_pointwise", "weight_grad"): {"product": 2.1, "tile": 3600, "gradient": 14, "call": 2.4e6},
-    ("direct_linear", "forward"): {"product": 1.6, "piece": 690, "tile": 1700, "call": 1.5e6},
+    ("direct_linear", "forward"): {"product": 1.9, "piece": 830, "tile": 2000, "call": 1.8e6},
     ("direct_linear", "input_grad"): {"product": 2.1, "tile": 7900, "copy": 29, "call": 6.7e5},
     ("direct_linear", "weight_grad"): {"product": 1.7, "piece": 800, "tile": 1700, "call": 2.0e6},
-    ("direct_blocks", "forward"): {"product": 1.27, "piece": 750, "result": 34, "row": 700, "weight": 450},
+    ("direct_blocks", "forward"): {
+        "product": 1.4, "piece": 800, "tile": 2300, "result": 23, "row": 1250, "weight": 660,
+    },
+    ("direct_col2im", "forward"): {
+        "product": 1.25, "piece": 680, "tile": 1600, "line": 280, "result": 28, "row": 1400, "weight": 560, "call": 6e6,
+    },
     ("direct_panels", "input_grad"): {"product": 1.35, "piece": 730, "tile": 1500, "call": 3.6e6},
     ("winograd", "forward"): {
-        "product": 1.6, "operand": 66, "result": 25, "weight": 30, "row": 1200, "apart": 140, "launch": 5.8e6,
+        "product": 2.1, "operand": 72, "result": 33, "weight": 68, "row": 1950, "apart": 152, "launch": 3.6e6,
     },
     ("winograd", "input_grad"): {"product": 1.7, "operand": 52, "result": 86, "weight": 45, "launch": 9.6e6},
     ("winograd", "weight_grad"): {"product": 2.0, "operand": 48, "result": 47, "weight": 28, "launch": 1.8e7},
-    ("direct_product", "forward"): {"product": 1.5, "operand": 84, "result": 52, "weight": 49, "launch": 8e6},
+    ("direct_product", "forward"): {"product": 1.6, "operand": 90, "result": 65, "weight": 120, "launch": 9e6},
     ("direct_product", "input_grad"): {"product": 1.5, "operand": 120, "result": 120, "weight": 270, "launch": 4.6e6},
     ("direct_product", "weight_grad"): {"product": 2.2, "operand": 62, "result": 66},
     ("direct_local", "input_grad"): {
@@ -37,7 +42,8 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_local", "weight_grad"): {
         "product": 2.1, "plane": 20, "gradient": 12, "row": 1300, "weight": 700, "call": 5.0e6,
     },
-    ("direct_tile", "forward"): {"product": 1.4, "result": 74, "row": 95, "plane": 57, "weight": 260},
+    ("direct_tile", "forward"): {"product": 1.7, "result": 72, "row": 400, "plane": 75, "weight": 290, "call": 8e6},
+    ("direct_joint", "forward"): {"product": 2.0, "result": 90, "row": 1800, "plane": 65, "weight": 300, "call": 5e6},
     ("direct_tile", "input_grad"): {"product": 1.6, "result": 91, "row": 1700, "plane": 120, "weight": 240},
     ("direct_dot", "weight_grad"): {
         "product": 1.3, "plane": 43, "gradient": 41, "lanes": 370, "row": 1300, "call": 7.0e6,
@@ -53,11 +59,15 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_product", "input_grad"): _TRANSFORMS,
     ("direct_product", "weight_grad"): _TRANSFORMS,
     ("direct_tile", "forward"): {"product": 1.15, "weight": 130, "result": 25},
+    ("direct_joint", "forward"): {"product": 1.15, "weight": 130, "result": 25},
     ("direct_tile", "input_grad"): {"product": 1.15, "result": 58, "row": 1100, "plane": 77, "weight": 150},
     ("direct_local", "input_grad"): {"product": 1.05, "result": 23, "row": 960, "plane": 37, "weight": 460},
     ("direct_dot", "weight_grad"): {"product": 1.35, "weight": 250, "gradient": 12},
     ("direct_local", "weight_grad"): {"product": 1.3, "weight": 250},
     ("direct_blocks", "forward"): {"product": 1.12, "piece": 480, "result": 22, "row": 450, "weight": 140},
+    ("direct_col2im", "forward"): {
+        "product": 1.12, "piece": 430, "tile": 1000, "line": 180, "result": 22, "row": 450, "weight": 140,
+    },
     ("direct_panels", "input_grad"): {"product": 1.15, "piece": 470, "tile": 960},
     ("direct_pointwise", "forward"): {"product": 1.15},
     ("direct_pointwise", "input_grad"): {"product": 1.15},

@@ -75,7 +75,7 @@ def product_units(lo: int, hi: int, x: Any, packed: Any, bias: Any, y: Any, layo
                 copy_to_panels(panels, p.panel, i * width, x, row + begin, end - begin, width)
             multiply_panels(
                 packed, g * p.rows * p.channels + c * HEIGHT, p.channels, 1, HEIGHT, panels, p.panel, some, p.near,
-                sums, 0, step, p.rows, end - begin, width, edge, c > 0,
+                sums, 0, step, p.rows, end - begin, width, edge, c > 0, False,
             )  # fmt: skip
         at = begin
         while at < end:

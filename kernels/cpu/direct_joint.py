@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
-from fastdeconv.kernels.cpu.direct_tile import LAYOUT, RUN, store, tile_work
+from fastdeconv.kernels.cpu.costs import weights_of
+from fastdeconv.kernels.cpu.direct_tile import LAYOUT, RUN, store, tile_products, tile_work
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.parts import Part, bind_parts
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
-from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation
+from fastdeconv.kernels.geometry import Axes, Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]
 
@@ -123,14 +124,21 @@ def declines(g: Geometry) -> str | None:
     return None
 
 
-def yields(g: Geometry) -> str | None:
-    """Return why phases one at a time should be faster, or None."""
+def counts(g: Geometry) -> dict[str, float]:
+    """Count what the kernel does, as `direct_tile` does; zeros among joint phases are products too."""
     g = frames.merged(g)
-    best = min(way.work for way in _ways(g))
-    apart = len(frames.scatter_frame(g).taps) * tile_work(g.group_out)
-    if best < apart:
-        return None
-    return f"zeros among joint phases cost more than their reads: {best:.3g} against {apart:.3g} cycles for a vector"
+    frame = frames.scatter_frame(g)
+    way = min(_ways(g), key=lambda way: way.work)
+    shape = g.output_shape
+    height = way.phases * g.group_out
+    return {
+        "product": g.in_channels * sum(map(len, way.shifts)) * tile_products(height) * frame.total,
+        "result": math.prod(shape),
+        "row": math.prod(shape) / shape[-1] * min(frame.stride[2], shape[-1]),
+        "plane": g.in_channels * frame.total,
+        "weight": math.prod(g.weight_shape),
+        "call": 1,
+    }
 
 
 def bind(g: Geometry) -> Bound:
@@ -202,5 +210,5 @@ FORWARD = Implementation(
     "register tiles of (phase, channel) × pixels over zero-padded planes: phases share reads of x",
     declines,
     bind,
-    yields,
+    cost=Cost(counts, weights_of("direct_joint", "forward")),
 )

@@ -87,7 +87,7 @@ def product_units(lo: int, hi: int, left: Any, right: Any, bias: Any, out: Any, 
             multiply_panels(
                 left, g * p.left_group + k * p.left_step, p.left_row, p.left_row, p.left_step,
                 panels, p.panel, some, p.near,
-                out, at, p.out_row, p.rows, end - begin, width, edge, k > 0 or bias.size > 0,
+                out, at, p.out_row, p.rows, end - begin, width, edge, k > 0 or bias.size > 0, True,
             )  # fmt: skip
 
 

@@ -142,7 +142,7 @@ def product_units(lo: int, hi: int, source: Any, weight: Any, out: Any, layout: 
                 _gather(panels, i * p.taps * width, source, (image * p.channels + c + i) * plane, p, table, last)
             multiply_panels(
                 weight, g * p.rows * depth + c * p.taps, depth, depth, 1, panels, p.panel, some * p.taps, p.near,
-                out, image * p.rows * pixels + begin, pixels, p.rows, end - begin, width, edge, c > 0,
+                out, image * p.rows * pixels + begin, pixels, p.rows, end - begin, width, edge, c > 0, True,
             )  # fmt: skip
 
 

@@ -191,6 +191,11 @@ def tile_work(height: int) -> float:
     return height + 1.5 + height / outer_columns(height)
 
 
+def tile_products(height: int) -> float:
+    """Return how many products of the tallest tile take the time of one column of products in a tile of this height."""
+    return tile_work(height) * OUTER_ROWS / tile_work(OUTER_ROWS)
+
+
 def tile_rows(rows: int, pixels: int, lanes: int) -> int:
     """Return the tile height with the least work: whole tiles times the busier of multipliers and loads."""
 
@@ -211,7 +216,7 @@ def counts(g: Geometry, forward: bool) -> dict[str, float]:
     phases = min(frame.stride[2], length) if forward else 1
     planes_of_channel = 1 if forward else len(frames.planes_of(frame.taps))
     return {
-        "product": float(g.groups * channels * len(frame.taps) * -(-rows // height) * height * frame.total),
+        "product": g.groups * channels * len(frame.taps) * -(-rows // height) * tile_products(height) * frame.total,
         "result": math.prod(shape),
         "row": math.prod(shape) / length * phases,
         "plane": g.groups * channels * planes_of_channel * frame.total,

@@ -1,4 +1,4 @@
-"""Products of a matrix and panels: what `direct_panels`, `direct_linear` and `direct_blocks` share.
+"""Products of a matrix and panels: what `direct_panels`, `direct_linear`, `direct_blocks` and `direct_col2im` share.
 
 A panel holds the columns of one register tile of the right matrix, row after row, so that the tile reads it line after
 line; it is used for all rows of the left matrix while it is in a core's cache.
@@ -11,7 +11,7 @@ from typing import Any
 from fastdeconv.kernels.cpu.gather import gather_row
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import expect_row
-from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
+from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, panel_tile, product_tile
 
 HEIGHT, COLUMNS = PRODUCT_SHAPES[0]  # rows, and vectors in a row, of a register tile
 
@@ -40,16 +40,30 @@ def copy_to_panels(panels: Any, panel: int, at: int, row: Any, row_at: int, colu
 
 
 @device_function
+def _multiply_tile(
+    left: Any, left_at: int, left_row: int, left_step: int, panel: Any, panel_at: int, depth: int,
+    out: Any, out_at: int, out_row: int, width: int, add: bool,
+) -> None:  # fmt: skip
+    packed = left_row == 1 and left_step == HEIGHT
+    if packed or left_step == 1:
+        panel_tile(depth, left, left_at, left_row, packed, panel, panel_at, out, out_at, out_row, add)
+    else:
+        product_tile(0, depth, left, left_at, left_row, left_step, panel, panel_at, width,
+                     out, out_at, out_row, add)  # fmt: skip
+
+
+@device_function
 def multiply_panels(
     left: Any, left_at: int, left_top: int, left_row: int, left_step: int,
     panels: Any, panel: int, depth: int, near: int,
-    out: Any, out_at: int, out_row: int, rows: int, columns: int, width: int, edge: Any, add: bool,
+    out: Any, out_at: int, out_row: int, rows: int, columns: int, width: int, edge: Any, add: bool, far: bool,
 ) -> None:  # fmt: skip
     """Compute ``out[m, q] = Σ_k left[m, k] · right[k, q]`` over `depth` k, or add it to what is there.
 
     The left matrix has at least `HEIGHT` rows m; within a register tile they are `left_row` elements apart, and tiles
     begin at `left_top` elements a row. The right matrix is in `panels`, each of `panel` elements, its rows `width`
-    apart; `near` of them fit the first cache. `edge` is a buffer for a register tile.
+    apart; `near` of them fit the first cache. `edge` is a buffer for a register tile. Lines of a result that is `far`
+    are fetched while they are computed.
     """
     tiles = (columns + width - 1) // width
     for first in range(0, tiles, near):
@@ -61,13 +75,13 @@ def multiply_panels(
                 target = out_at + top * out_row + tile * width
                 there = min(width, columns - tile * width)
                 if top == row and there == width:
-                    for m in range(0 if add else HEIGHT):
+                    for m in range(HEIGHT if far and not add else 0):
                         expect_row(out, target + m * out_row, width)
-                    product_tile(0, depth, left, at, left_row, left_step, panels, tile * panel, width,
-                                 out, target, out_row, add)  # fmt: skip
+                    _multiply_tile(left, at, left_row, left_step, panels, tile * panel, depth,
+                                   out, target, out_row, width, add)  # fmt: skip
                 else:
-                    product_tile(0, depth, left, at, left_row, left_step, panels, tile * panel, width,
-                                 edge, 0, width, False)  # fmt: skip
+                    _multiply_tile(left, at, left_row, left_step, panels, tile * panel, depth,
+                                   edge, 0, width, width, False)  # fmt: skip
                     for m in range(row - top, HEIGHT):
                         for j in range(there):
                             to = target + m * out_row + j

@@ -197,6 +197,45 @@ def add_row(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, e
 
 
 @intrinsic
+def accumulate_rows(
+    typing_context: Any, out: Any, out_at: Any, out_step: Any, row: Any, row_at: Any, row_step: Any, rows: Any,
+    count: Any,
+) -> Any:  # fmt: skip
+    """Do ``out[out_at + m·out_step + j] += row[row_at + m·row_step + j]`` for m below `rows`, `count` elements each."""
+    integer = types.int64
+    signature = types.void(out, integer, integer, row, integer, integer, integer, integer)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, out_step, row, row_at, row_step, rows, count = arguments
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        source = pointer(context, builder, signature.args[3], row, row_at)
+        values = [target, out_step, source, row_step, rows, count]
+        call_once_compiled(builder, "accumulate_rows", signature.args[0].dtype, values, _accumulate_rows)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _accumulate_rows(vectors: Vectors, arguments: list[Any]) -> None:
+    target, out_step, source, row_step, rows, count = arguments
+    builder = vectors.builder
+
+    def row(m: Any, carried: list[Any]) -> list[Any]:
+        to = builder.gep(target, [builder.mul(m, out_step)])
+        of = builder.gep(source, [builder.mul(m, row_step)])
+
+        def emit(at: Any, part: Any) -> None:
+            # Both rows are followed by others, so reading past the end of one is harmless.
+            value = builder.fadd(vectors.load(to, at), vectors.load(of, at))
+            vectors.store_part(part, value, to, at)
+
+        by_vectors(vectors, count, emit)
+        return carried
+
+    loop(builder, rows, [], row)
+
+
+@intrinsic
 def interleave_rows(
     typing_context: Any, out: Any, out_at: Any, out_step: Any, tile: Any, tile_at: Any, tile_step: Any, phase_step: Any,
     phases: Any, extra: Any, extra_at: Any, rows: Any, count: Any,

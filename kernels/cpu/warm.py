@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastdeconv.kernels.cpu import (
     chain,
     direct_blocks,
+    direct_col2im,
     direct_dot,
     direct_joint,
     direct_linear,
@@ -32,9 +33,10 @@ from fastdeconv.kernels.cpu.long_kernel import input_grad, weight_grad
 from fastdeconv.kernels.cpu.winograd import products, tiles, weight
 
 _MODULES = (
-    chain, direct_blocks, direct_dot, direct_joint, direct_linear, direct_local, direct_loops, direct_panels,
-    direct_phases, direct_pointwise, direct_tile, direct_wide_stride, elementwise, input_grad, interchange, limits,
-    losses, normalization, norms, pixels, planes, products, resampling, tiles, updates, weight, weight_grad,
+    chain, direct_blocks, direct_col2im, direct_dot, direct_joint, direct_linear, direct_local, direct_loops,
+    direct_panels, direct_phases, direct_pointwise, direct_tile, direct_wide_stride, elementwise, input_grad,
+    interchange, limits, losses, normalization, norms, pixels, planes, products, resampling, tiles, updates, weight,
+    weight_grad,
 )  # fmt: skip
 
 
