@@ -45,6 +45,9 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_tile", "forward"): {"product": 1.7, "result": 72, "row": 400, "plane": 75, "weight": 290, "call": 8e6},
     ("direct_joint", "forward"): {"product": 2.0, "result": 90, "row": 1800, "plane": 65, "weight": 300, "call": 5e6},
     ("direct_tile", "input_grad"): {"product": 1.6, "result": 91, "row": 1700, "plane": 120, "weight": 240},
+    ("direct_im2col", "weight_grad"): {
+        "product": 1.3, "chunk": 60, "tile": 1700, "line": 60, "border": 60, "weight": 60, "call": 5e6,
+    },
     ("direct_dot", "weight_grad"): {
         "product": 1.3, "plane": 43, "gradient": 41, "lanes": 370, "row": 1300, "call": 7.0e6,
     },
@@ -64,6 +67,9 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_local", "input_grad"): {"product": 1.05, "result": 23, "row": 960, "plane": 37, "weight": 460},
     ("direct_dot", "weight_grad"): {"product": 1.35, "weight": 250, "gradient": 12},
     ("direct_local", "weight_grad"): {"product": 1.3, "weight": 250},
+    ("direct_im2col", "weight_grad"): {
+        "product": 1.2, "chunk": 40, "tile": 1000, "line": 40, "border": 40, "weight": 40,
+    },
     ("direct_blocks", "forward"): {"product": 1.12, "piece": 480, "result": 22, "row": 450, "weight": 140},
     ("direct_col2im", "forward"): {
         "product": 1.12, "piece": 430, "tile": 1000, "line": 180, "result": 22, "row": 450, "weight": 140,

@@ -63,6 +63,49 @@ def gather_tile(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: An
     return signature, generate
 
 
+@intrinsic
+def gather_windows(
+    typing_context: Any, out: Any, out_at: Any, out_step: Any, array: Any, places: Any, chunks: Any, stride: Any,
+    count: Any,
+) -> Any:  # fmt: skip
+    """Do ``out[out_at + q·out_step + places[2c + 1] + j] = array[places[2c] + stride·q + j]`` for a vector of j.
+
+    c runs over `chunks` of a window, q over `count` windows. A vector may hold more than belongs to its chunk: what
+    follows is written after it, and up to a vector behind the last.
+    """
+    integer = types.int64
+    signature = types.void(out, integer, integer, array, places, integer, integer, integer)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, out_step, array, places, chunks, stride, count = arguments
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        source = pointer(context, builder, signature.args[3], array, index(0))
+        table = pointer(context, builder, signature.args[4], places, index(0))
+        values = [target, out_step, source, table, chunks, stride, count]
+        call_once_compiled(builder, "gather_windows", signature.args[0].dtype, values, _gather_windows)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _gather_windows(vectors: Vectors, arguments: list[Any]) -> None:
+    target, out_step, source, table, chunks, stride, count = arguments
+    builder = vectors.builder
+
+    def window(q: Any, carried: list[Any]) -> list[Any]:
+        to, of = builder.gep(target, [builder.mul(q, out_step)]), builder.gep(source, [builder.mul(q, stride)])
+
+        def chunk(c: Any, carried: list[Any]) -> list[Any]:
+            entry = builder.gep(table, [builder.mul(c, index(2))])
+            from_, at = builder.load(entry), builder.load(builder.gep(entry, [index(1)]))
+            vectors.store(vectors.load(of, from_), to, at)
+            return carried
+
+        return loop(builder, chunks, carried, chunk, unroll=False)
+
+    loop(builder, count, [], window, unroll=False)
+
+
 def _gather_row(vectors: Vectors, arguments: list[Any]) -> None:
     target, source, stride, first, stop, count = arguments
     builder, lanes = vectors.builder, vectors.lanes
