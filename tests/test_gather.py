@@ -5,7 +5,7 @@ import pytest
 from numba.core.caching import NullCache
 
 from fastdeconv.kernels.cpu import host
-from fastdeconv.kernels.cpu.gather import COLUMNS, MOST_APART, gather_row, gather_tile
+from fastdeconv.kernels.cpu.gather import COLUMNS, MOST_APART, gather_row, gather_tile, gather_windows
 from fastdeconv.kernels.cpu.jit import kernel
 
 BESIDE = 7.0
@@ -21,7 +21,12 @@ def gather_whole(lo, hi, row, out, stride):
     gather_tile(out, 1, row, 2, stride)
 
 
-for made in (gather, gather_whole):
+@kernel("T[]", "T[]", "int[]", "int", "int", "int")
+def gather_all(lo, hi, array, out, places, step, stride, count):
+    gather_windows(out, 0, step, array, places, places.size // 2, stride, count)
+
+
+for made in (gather, gather_whole, gather_all):
     made._run._cache = NullCache()  # the cache on disk knows the content of the package's sources only
 
 
@@ -50,3 +55,20 @@ def test_a_whole_tile(stride, dtype):
     out = np.full(width + 2, BESIDE, dtype)
     gather_whole.launcher(dtype, 1, 0)(row, out, stride)
     np.testing.assert_array_equal(out, [BESIDE, *row[2::stride][:width], BESIDE])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_windows_of_several_rows(dtype):
+    lanes = host.lanes(dtype)
+    for stride, widths in ((1, [3, 3, 2]), (2, [lanes]), (3, [1, lanes, lanes - 1, 1, 2])):
+        step, count, pitch = sum(widths), 9, 100
+        places = np.array([(pitch * c + 5, sum(widths[:c])) for c in range(len(widths))], np.int64)
+        array = np.arange(pitch * len(widths)).astype(dtype)
+        out = np.full(step * count + lanes, BESIDE, dtype)
+        gather_all.launcher(dtype, 1, 0)(array, out, places.reshape(-1), step, stride, count)
+        expected = [
+            array[at + stride * q : at + stride * q + width]
+            for q in range(count)
+            for (at, _), width in zip(places, widths)
+        ]
+        np.testing.assert_array_equal(out[: step * count], np.concatenate(expected))

@@ -5,7 +5,7 @@ import pytest
 from numba.core.caching import NullCache
 
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, interleave_rows, split_row
+from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, accumulate_rows, interleave_rows, split_row
 
 BESIDE = 7.0
 
@@ -20,7 +20,12 @@ def split(lo, hi, row, out, step, stride, wanted, present, count):
     split_row(out, 1, step, row, 0, 64, stride, wanted, present, count)
 
 
-for made in (interleave, split):
+@kernel("T[]", "T[]", "int", "int", "int", "int")
+def accumulate(lo, hi, row, out, out_step, row_step, rows, count):
+    accumulate_rows(out, 1, out_step, row, 2, row_step, rows, count)
+
+
+for made in (interleave, split, accumulate):
     made._run._cache = NullCache()  # the cache on disk knows the content of the package's sources only
 
 
@@ -56,3 +61,14 @@ def test_only_phases_that_are_wanted_are_cut_out(stride, dtype):
             out = np.full(expected.size, BESIDE, dtype)
             split.launcher(dtype, 1, 0)(row, out, step, stride, wanted, present, count)
             np.testing.assert_array_equal(out, expected.reshape(-1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_are_added_to_rows(dtype):
+    for rows, count in ((0, 5), (1, 0), (1, 1), (3, 7), (2, 16), (3, 33)):
+        out, row = (np.arange(start, start + (rows + 1) * 70).astype(dtype) for start in (0, 1000))
+        expected = out.copy()
+        for m in range(rows):
+            expected[1 + 40 * m :][:count] += row[2 + 50 * m :][:count]
+        accumulate.launcher(dtype, 1, 0)(row, out, 40, 50, rows, count)
+        np.testing.assert_array_equal(out, expected)

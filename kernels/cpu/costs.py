@@ -17,10 +17,10 @@ Weights = Mapping[str, float]
 _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_pointwise", "forward"): {"product": 4.1, "weight": 69, "result": 16},
     ("direct_pointwise", "input_grad"): {"product": 2.2, "result": 40},
-    ("direct_pointwise", "weight_grad"): {"product": 2.1, "tile": 3600, "gradient": 14, "call": 2.4e6},
+    ("direct_pointwise", "weight_grad"): {"product": 1.5, "tile": 6000, "gradient": 17, "call": 2e6},
     ("direct_linear", "forward"): {"product": 1.9, "piece": 830, "tile": 2000, "call": 1.8e6},
     ("direct_linear", "input_grad"): {"product": 2.1, "tile": 7900, "copy": 29, "call": 6.7e5},
-    ("direct_linear", "weight_grad"): {"product": 1.7, "piece": 800, "tile": 1700, "call": 2.0e6},
+    ("direct_linear", "weight_grad"): {"product": 1.6, "piece": 900, "tile": 1850, "call": 3.5e6},
     ("direct_blocks", "forward"): {
         "product": 1.4, "piece": 800, "tile": 2300, "result": 23, "row": 1250, "weight": 660,
     },
@@ -32,7 +32,7 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
         "product": 2.1, "operand": 72, "result": 33, "weight": 68, "row": 1950, "apart": 152, "launch": 3.6e6,
     },
     ("winograd", "input_grad"): {"product": 1.7, "operand": 52, "result": 86, "weight": 45, "launch": 9.6e6},
-    ("winograd", "weight_grad"): {"product": 2.0, "operand": 48, "result": 47, "weight": 28, "launch": 1.8e7},
+    ("winograd", "weight_grad"): {"product": 2.7, "operand": 45, "result": 49, "weight": 45, "launch": 1.4e7},
     ("direct_product", "forward"): {"product": 1.6, "operand": 90, "result": 65, "weight": 120, "launch": 9e6},
     ("direct_product", "input_grad"): {"product": 1.5, "operand": 120, "result": 120, "weight": 270, "launch": 4.6e6},
     ("direct_product", "weight_grad"): {"product": 2.2, "operand": 62, "result": 66},
@@ -40,16 +40,16 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
         "product": 1.2, "result": 36, "row": 1500, "plane": 58, "weight": 720, "call": 2.2e6,
     },
     ("direct_local", "weight_grad"): {
-        "product": 2.1, "plane": 20, "gradient": 12, "row": 1300, "weight": 700, "call": 5.0e6,
+        "product": 2.0, "plane": 17, "gradient": 13, "row": 1900, "weight": 750, "call": 8e6,
     },
     ("direct_tile", "forward"): {"product": 1.7, "result": 72, "row": 400, "plane": 75, "weight": 290, "call": 8e6},
     ("direct_joint", "forward"): {"product": 2.0, "result": 90, "row": 1800, "plane": 65, "weight": 300, "call": 5e6},
     ("direct_tile", "input_grad"): {"product": 1.6, "result": 91, "row": 1700, "plane": 120, "weight": 240},
     ("direct_im2col", "weight_grad"): {
-        "product": 1.3, "chunk": 60, "tile": 1700, "line": 60, "border": 60, "weight": 60, "call": 5e6,
+        "product": 1.42, "chunk": 80, "tile": 1800, "line": 220, "border": 90, "weight": 8, "call": 5.4e6,
     },
     ("direct_dot", "weight_grad"): {
-        "product": 1.3, "plane": 43, "gradient": 41, "lanes": 370, "row": 1300, "call": 7.0e6,
+        "product": 1.35, "plane": 39, "gradient": 39, "lanes": 420, "row": 1500, "call": 1e7,
     },
 }  # fmt: skip
 

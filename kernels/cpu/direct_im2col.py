@@ -28,7 +28,8 @@ from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.gather import gather_windows
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels
-from fastdeconv.kernels.cpu.rows import accumulate_rows, add_row, zero_row
+from fastdeconv.kernels.cpu.rows import add_row, zero_row
+from fastdeconv.kernels.cpu.sweep import sweep
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]
@@ -151,6 +152,9 @@ def window_units(
                 )  # fmt: skip
 
 
+_add = sweep(2, 1, 0, lambda vectors, read, _: ([vectors.builder.fadd(*read)], []))
+
+
 @kernel("T[]", "T[]", "int", "int")
 def add_units(lo: int, hi: int, sums: Any, out: Any, ranges: int, units: int) -> None:
     """Add up the sums of all ranges for one part of the weights."""
@@ -159,7 +163,7 @@ def add_units(lo: int, hi: int, sums: Any, out: Any, ranges: int, units: int) ->
         begin, end = size * unit // units, size * (unit + 1) // units
         add_row(out, begin, sums, begin, out.dtype.type(0), end - begin)
         for r in range(1, ranges):
-            accumulate_rows(out, begin, 0, sums, r * size + begin, 0, 1, end - begin)
+            _add(sums[r * size :], out, out, begin, end - begin)
 
 
 def _declines(g: Geometry) -> str | None:

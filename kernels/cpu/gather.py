@@ -1,4 +1,4 @@
-"""Elements of a row that lie a stride apart, brought side by side."""
+"""Elements of a row that lie a stride apart, brought side by side, and windows of rows."""
 
 from __future__ import annotations
 

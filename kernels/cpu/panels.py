@@ -1,4 +1,4 @@
-"""Products of a matrix and panels: what `direct_panels`, `direct_linear`, `direct_blocks` and `direct_col2im` share.
+"""Products of a matrix and panels: what kernels share that are one matrix product in a core's cache.
 
 A panel holds the columns of one register tile of the right matrix, row after row, so that the tile reads it line after
 line; it is used for all rows of the left matrix while it is in a core's cache.

@@ -7,6 +7,7 @@ from fastdeconv.kernels.cpu import (
     direct_blocks,
     direct_col2im,
     direct_dot,
+    direct_im2col,
     direct_joint,
     direct_linear,
     direct_local,
@@ -33,10 +34,10 @@ from fastdeconv.kernels.cpu.long_kernel import input_grad, weight_grad
 from fastdeconv.kernels.cpu.winograd import products, tiles, weight
 
 _MODULES = (
-    chain, direct_blocks, direct_col2im, direct_dot, direct_joint, direct_linear, direct_local, direct_loops,
-    direct_panels, direct_phases, direct_pointwise, direct_tile, direct_wide_stride, elementwise, input_grad,
-    interchange, limits, losses, normalization, norms, pixels, planes, products, resampling, tiles, updates, weight,
-    weight_grad,
+    chain, direct_blocks, direct_col2im, direct_dot, direct_im2col, direct_joint, direct_linear, direct_local,
+    direct_loops, direct_panels, direct_phases, direct_pointwise, direct_tile, direct_wide_stride, elementwise,
+    input_grad, interchange, limits, losses, normalization, norms, pixels, planes, products, resampling, tiles, updates,
+    weight, weight_grad,
 )  # fmt: skip
 
 
