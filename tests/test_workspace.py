@@ -131,7 +131,7 @@ def test_a_smaller_limit_chooses_a_smaller_kernel(pass_, limit):
         np.testing.assert_array_equal(call(p, pass_, a, b), want)
         names.append(name)
         most, last = max(0, needed - 1), needed
-    assert len(names) > 2
+    assert len(names) > 1
     assert call(p, pass_, a, b, "reference").shape == want.shape
 
 
