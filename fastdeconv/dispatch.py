@@ -66,7 +66,6 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
         direct_linear.WEIGHT_GRAD,
         weight_grad.WEIGHT_GRAD,
         weight.WINOGRAD,
-        weight.DIRECT,
         direct_im2col.WEIGHT_GRAD,
         direct_local.WEIGHT_GRAD,
         direct_dot.WEIGHT_GRAD,

@@ -46,6 +46,10 @@ EDGE_CASES: dict[str, Problem] = {
     "kernel_1_groups": problem((2, 15, 7, 5), (15, 6, 1, 1), groups=3),
     "kernel_1_long_sum": problem((1, 603, 3, 7), (603, 19, 1, 1)),
     "many_tiles": problem((2, 9, 40, 61), (9, 5, 3, 3), stride=2, padding=1),
+    "padding_moves_the_only_slice": problem(
+        (1, 5, 1, 7, 6), (5, 4, 1, 3, 3), stride=(3, 1, 1), padding=1, output_padding=(2, 0, 0)
+    ),
+    "many_channels_in_blocks": problem((1, 260, 13, 14), (260, 3, 4, 4), stride=2, padding=1),
     "strips": problem((1, 3, 9, 230), (3, 1, 9, 9), stride=2, padding=4, output_padding=1),
     "strips_of_blocks": problem((1, 5, 7, 301), (5, 6, 7, 9), stride=(2, 3), padding=(3, 2), dilation=(1, 2)),
     "strips_1d": problem((2, 5, 1501), (5, 7, 24), stride=4, padding=3),

@@ -21,9 +21,9 @@ def gather_whole(lo, hi, row, out, stride):
     gather_tile(out, 1, row, 2, stride)
 
 
-@kernel("T[]", "T[]", "int[]", "int", "int", "int")
-def gather_all(lo, hi, array, out, places, step, stride, count):
-    gather_windows(out, 0, step, array, places, places.size // 2, stride, count)
+@kernel("T[]", "T[]", "int[]", "int", "int", "int", "int")
+def gather_all(lo, hi, array, out, places, step, stride, count, whole):
+    gather_windows(out, 0, step, array, places, places.size // 2, stride, count, whole > 0)
 
 
 for made in (gather, gather_whole, gather_all):
@@ -57,18 +57,24 @@ def test_a_whole_tile(stride, dtype):
     np.testing.assert_array_equal(out, [BESIDE, *row[2::stride][:width], BESIDE])
 
 
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_windows_of_several_rows(dtype):
+def test_windows_of_several_rows(dtype, whole):
     lanes = host.lanes(dtype)
     for stride, widths in ((1, [3, 3, 2]), (2, [lanes]), (3, [1, lanes, lanes - 1, 1, 2])):
         step, count, pitch = sum(widths), 9, 100
         places = np.array([(pitch * c + 5, sum(widths[:c])) for c in range(len(widths))], np.int64)
         array = np.arange(pitch * len(widths)).astype(dtype)
+        expected = np.stack(
+            [
+                np.concatenate([array[at + stride * q :][:width] for (at, _), width in zip(places, widths)])
+                for q in range(count)
+            ]
+        )
+        if not whole:  # no place in the array for every second
+            for at, width in zip(places[::2, 1], widths[::2]):
+                expected[:, at : at + width] = 0
+            places[::2, 0] = -1
         out = np.full(step * count + lanes, BESIDE, dtype)
-        gather_all.launcher(dtype, 1, 0)(array, out, places.reshape(-1), step, stride, count)
-        expected = [
-            array[at + stride * q : at + stride * q + width]
-            for q in range(count)
-            for (at, _), width in zip(places, widths)
-        ]
-        np.testing.assert_array_equal(out[: step * count], np.concatenate(expected))
+        gather_all.launcher(dtype, 1, 0)(array, out, places.reshape(-1), step, stride, count, int(whole))
+        np.testing.assert_array_equal(out[: step * count].reshape(count, step), expected)

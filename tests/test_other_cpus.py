@@ -12,17 +12,22 @@ X86 = {
     "haswell": (256, "+sse4.2,+avx,+avx2,+fma"),
     "x86-64": (128, ""),
 }
-# What has a register tile, and the products of its largest one, in vectors.
+# What has a register tile, and the products of its largest one, in vectors: a panel's loop has four terms a turn.
 TILES = {
     "direct_tile.tile_units": "outer",
     "direct_joint.joint_units": "outer",
     "chain.chain_units": "outer",
     "direct_dot.dot_units": "inner",
     "products.product_units": "product",
-    "direct_panels.product_units": "product",
+    "direct_panels.product_units": "panel",
+    "direct_col2im.window_units": "panel",
+    "direct_im2col.window_units": "panel",
     "weight.weight_units": "product",
 }
-LARGEST = {512: {"outer": 25, "inner": 24, "product": 24}, 256: {"outer": 12, "inner": 12, "product": 12}}
+LARGEST = {
+    512: {"outer": 25, "inner": 24, "product": 24, "panel": 96},
+    256: {"outer": 12, "inner": 12, "product": 12, "panel": 48},
+}
 
 # Cases that between them reach every kernel.
 CASES = (

@@ -2,8 +2,8 @@
 
 A weight is in multiplications at the peak of all cores. ``python -m bench choices --fit`` fits them to times of random
 float32 problems, and without ``--fit`` tells how far the choice is from the best. With 16 registers they are fitted on
-a Zen 3 (AVX2), rounded between fits to small and to large problems (docs/decisions/0015-panels.md). With 32 those of
-`winograd`, `direct_tile` forward and `direct_dot` were fitted on a Zen 4; the others are those of AVX2 in proportion.
+a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017). With 32 those of `winograd`,
+`direct_tile` forward and `direct_dot` were fitted on a Zen 4; the others are guesses after those of AVX2.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
         "product": 1.4, "piece": 800, "tile": 2300, "result": 23, "row": 1250, "weight": 660,
     },
     ("direct_col2im", "forward"): {
-        "product": 1.25, "piece": 680, "tile": 1600, "line": 280, "result": 28, "row": 1400, "weight": 560, "call": 6e6,
+        "product": 1.25, "piece": 680, "tile": 1600, "line": 220, "result": 28, "row": 1400, "weight": 560, "call": 6e6,
     },
     ("direct_panels", "input_grad"): {"product": 1.35, "piece": 730, "tile": 1500, "call": 3.6e6},
     ("winograd", "forward"): {
@@ -35,7 +35,6 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("winograd", "weight_grad"): {"product": 2.7, "operand": 45, "result": 49, "weight": 45, "launch": 1.4e7},
     ("direct_product", "forward"): {"product": 1.6, "operand": 90, "result": 65, "weight": 120, "launch": 9e6},
     ("direct_product", "input_grad"): {"product": 1.5, "operand": 120, "result": 120, "weight": 270, "launch": 4.6e6},
-    ("direct_product", "weight_grad"): {"product": 2.2, "operand": 62, "result": 66},
     ("direct_local", "input_grad"): {
         "product": 1.2, "result": 36, "row": 1500, "plane": 58, "weight": 720, "call": 2.2e6,
     },
@@ -60,7 +59,6 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("winograd", "weight_grad"): _TRANSFORMS,
     ("direct_product", "forward"): _TRANSFORMS | {"row": 1000, "apart": 250},
     ("direct_product", "input_grad"): _TRANSFORMS,
-    ("direct_product", "weight_grad"): _TRANSFORMS,
     ("direct_tile", "forward"): {"product": 1.15, "weight": 130, "result": 25},
     ("direct_joint", "forward"): {"product": 1.15, "weight": 130, "result": 25},
     ("direct_tile", "input_grad"): {"product": 1.15, "result": 58, "row": 1100, "plane": 77, "weight": 150},
@@ -72,7 +70,7 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     },
     ("direct_blocks", "forward"): {"product": 1.12, "piece": 480, "result": 22, "row": 450, "weight": 140},
     ("direct_col2im", "forward"): {
-        "product": 1.12, "piece": 430, "tile": 1000, "line": 180, "result": 22, "row": 450, "weight": 140,
+        "product": 1.12, "piece": 430, "tile": 1000, "line": 140, "result": 22, "row": 450, "weight": 140,
     },
     ("direct_panels", "input_grad"): {"product": 1.15, "piece": 470, "tile": 960},
     ("direct_pointwise", "forward"): {"product": 1.15},

@@ -7,9 +7,9 @@ the rows of the output that they meet in are complete (``col2im`` in the literat
 Performance Convolutional Neural Networks for Document Processing, 2006).
 
 Memory: x as it is, copied to panels (see `panels`) · weights packed (group, block of rows, k, row) · sums (row, pixel
-of the window) · one row of the output, phase by phase. Parallel over images, groups, blocks of output channels, bands
-of rows and strips; sums that two of these share are computed twice. Sums run over k in blocks, then over taps in their
-order. NaN and Inf reach what they touch and no more.
+of the window) · one row of some channels of the output, phase by phase. Parallel over images, groups, blocks of output
+channels, bands of rows and strips; sums that two of these share are computed twice. Sums run over k in blocks, then
+over taps in their order. NaN and Inf reach what they touch and no more.
 
 Ladder, in docs/decisions/0016-col2im.md:
 1. Panels filled tile by tile, for as many as the first cache holds.
@@ -34,7 +34,7 @@ from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.gather import gather_row, gather_tile
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, HEIGHT, NEAR, multiply_panels
+from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels
 from fastdeconv.kernels.cpu.rows import (
     MOST_INTERLEAVED,
     accumulate_rows,
@@ -76,8 +76,8 @@ LAYOUT = np.dtype(
     ]
 )
 
-# Bytes of sums and of panels, which share the second cache with the weights.
-_WINDOW, _PANELS = 192 << 10, 128 << 10
+# Bytes of the sums that are used, which share the second cache with panels and weights.
+_WINDOW = 192 << 10
 # Rows of a product at most, and taps of a kernel: a window has sums for all of them.
 _ROWS = 512
 # Tiles in a row of a strip.
@@ -243,6 +243,8 @@ def _ways(g: Geometry) -> Iterator[_Way]:
             window = min(pixels // pitch, height)
             if own < 1 or window < min(height, halo[0] + 1) or (tiles and pitch >= across + width):
                 continue
+            if block * g.stride[2] * own * itemsize > _WINDOW:  # a row of the output, phase by phase
+                continue
             strips = -(-columns_out // own)
             if (strips > 1) != (tiles > 0):
                 continue
@@ -260,7 +262,7 @@ def _ways(g: Geometry) -> Iterator[_Way]:
                 "piece": all_tiles * g.group_in,
                 "tile": all_tiles * rows / HEIGHT * -(-g.group_in // DEPTH),
                 "moved": cut * slides * halo[0] * pitch * rows,
-                "line": cut * rows_out * g.taps / g.stride[1] * block,
+                "line": cut * rows_out * g.taps * block,
                 "result": math.prod(g.output_shape),
                 "row": math.prod(g.output_shape) / g.output[2],
                 "weight": math.prod(g.weight_shape),
@@ -278,14 +280,14 @@ def _way(g: Geometry) -> _Way | None:
 def _declines(g: Geometry) -> str | None:
     if g.dtype not in ("float32", "float64"):
         return f"vector code is for float32 and float64, not {g.dtype}"
-    if g.input[0] > 1 or g.output[0] > 1 or g.kernel[0] > 1:
+    if g.input[0] > 1 or g.output[0] > 1 or g.kernel[0] > 1 or g.padding[0] > 0:
         return "serves one and two axes, not three"
     if g.stride[2] > MOST_INTERLEAVED:
         return f"puts up to {MOST_INTERLEAVED} phases of the last axis side by side, not {g.stride[2]}"
     if g.taps > _ROWS:
         return f"a window has no room for the sums of {g.taps} taps, only for {_ROWS}"
     if _way(g) is None:
-        return "taps that far apart need a window that no core's cache has room for"
+        return "there are no channels whose taps, and no rows whose shifts, a core's cache has room for"
     return None
 
 
@@ -303,7 +305,7 @@ def _bind(g: Geometry) -> Bound:
     row_taps, column_taps = _taps(g, 1), _taps(g, 2)
     depth = min(g.group_in, DEPTH)
     panel = depth * width + lanes
-    near, beside = (max(1, room // (panel * itemsize)) for room in (NEAR, _PANELS))
+    near, beside = (max(1, room // (panel * itemsize)) for room in (NEAR, FAR))
     # Rows a power of two apart would share cache sets.
     step = -(-(way.window * way.pitch + width) // (16 * lanes)) * 16 * lanes + 2 * lanes
     line = -(-way.own // lanes) * lanes

@@ -16,7 +16,7 @@ Measured in docs/decisions/0017-im2col.md.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +83,7 @@ def _fill(
         i2 = q - line * size2
         i0, i1 = line // size1, line % size1
         last = min(size2, i2 + end - q)
-        inside, top = True, 0
+        whole, top = True, 0
         for j in range(columns):
             c = _COLUMN * (first + j)
             o0, o1 = p.stride[0] * i0 + table[c + 1], p.stride[1] * i1 + table[c + 2]
@@ -91,18 +91,17 @@ def _fill(
                 rows[j] = start + table[c] + (o0 * from1 + o1) * from2
                 top = max(top, rows[j] + table[c + 3])
             else:
-                rows[j], inside = -1, False
+                rows[j], whole = -1, False
         # Whole vectors are read where they stay in the array.
-        low, high = last, last
-        if inside:
-            low = min(last, max(i2, p.first))
-            high = max(low, min(last, min(p.stop, (gy.size - p.lanes - top) // stride + 1)))
-            for k in range(chunks):
-                j = chunk_table[chunk + k]
-                places[2 * k], places[2 * k + 1] = rows[j] + stride * low + table[_COLUMN * (first + j) + 3], j
+        low = min(last, max(i2, p.first))
+        high = max(low, min(last, min(p.stop, (gy.size - p.lanes - top) // stride + 1)))
+        for k in range(chunks):
+            j = chunk_table[chunk + k]
+            at_low = rows[j] + stride * low + table[_COLUMN * (first + j) + 3]
+            places[2 * k], places[2 * k + 1] = at_low if rows[j] >= 0 else -1, j
         while i2 < last:
             if i2 == low and high > low:
-                gather_windows(panels, at, p.width, gy, places, chunks, stride, high - low)
+                gather_windows(panels, at, p.width, gy, places, chunks, stride, high - low, whole)
                 at += (high - low) * p.width
                 i2 = high
                 continue
@@ -174,37 +173,64 @@ def _declines(g: Geometry) -> str | None:
     return None
 
 
-def _chunks(g: Geometry, width: int) -> tuple[list[int], list[int]]:
+def _chunks(g: Geometry, width: int) -> tuple[frames.Ints, frames.Ints]:
     """Return where each panel's chunks begin in the list of their first columns in the panel, and that list.
 
     A chunk is what lies side by side in the gradient: taps of one row of the kernel, at most a vector.
     """
-    lanes, kernel, columns = host.lanes(g.dtype), g.kernel[2], g.group_out * g.taps
-    together = lanes if g.dilation[2] == 1 else 1
-    starts, firsts = [0], list[int]()
-    for panel in range(0, columns, width):
-        c, end = panel, min(panel + width, columns)
-        while c < end:
-            firsts.append(c - panel)
-            c += min(together, kernel - c % kernel)
-        starts.append(len(firsts))
-    return starts, firsts
+    columns = np.arange(g.group_out * g.taps)
+    # They begin with rows of the kernel and with panels, and follow one another by whole vectors.
+    since = np.minimum(columns % g.kernel[2], columns % width)
+    firsts = columns[since % (host.lanes(g.dtype) if g.dilation[2] == 1 else 1) == 0]
+    starts = np.searchsorted(firsts, np.append(np.arange(0, columns.size, width), columns.size))
+    return starts.astype(np.int64), (firsts % width).astype(np.int64)
+
+
+def _columns(g: Geometry) -> frames.Ints:
+    """Return for each column where its channel starts, and what its tap adds to the output index on each axis."""
+    taps = np.indices(g.kernel).reshape(3, -1).T * np.array(g.dilation) - np.array(g.padding)
+    table = np.empty((g.group_out, g.taps, _COLUMN), np.int64)
+    table[..., 0] = np.arange(g.group_out)[:, None] * math.prod(g.output)
+    table[..., 1:] = taps
+    return table.reshape(-1)
+
+
+class _Cut(NamedTuple):
+    """How pixels and columns are cut: blocks of an image, pixels of one; panels, sets of them; ranges of all blocks."""
+
+    blocks: int
+    depth: int
+    panels: int
+    sets: int
+    ranges: int
+
+
+def _cut(g: Geometry) -> _Cut:
+    lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
+    width, pixels = COLUMNS * lanes, math.prod(g.input)
+    blocks = -(-pixels // DEPTH)
+    depth = -(-pixels // blocks)
+    panels = -(-g.group_out * g.taps // width)
+    sets = -(-panels // max(1, min(panels, FAR // ((depth * width + lanes) * itemsize))))
+    # The sums of all ranges take no more memory than the arrays.
+    most = min(g.batch * blocks, 1 + g.elements // math.prod(g.weight_shape))
+    return _Cut(blocks, depth, panels, sets, max(1, min(most, -(-_UNITS // (g.groups * sets)))))
 
 
 def _counts(g: Geometry) -> dict[str, float]:
     width, pixels = COLUMNS * host.lanes(g.dtype), math.prod(g.input)
-    columns, blocks = g.group_out * g.taps, g.batch * -(-pixels // DEPTH)
-    panels, row_tiles = -(-columns // width), -(-g.group_in // HEIGHT)
+    columns, cut = g.group_out * g.taps, _cut(g)
+    row_tiles = -(-g.group_in // HEIGHT)
     together = min(host.lanes(g.dtype), g.kernel[2]) if g.dilation[2] == 1 else 1
-    lines = g.batch * pixels / g.input[2]
+    lines = g.batch * max(cut.blocks, pixels // g.input[2])
     first, stop = _whole_windows(g)
     return {
-        "product": float(g.groups * g.batch * pixels * row_tiles * HEIGHT * panels * width),
+        "product": float(g.groups * g.batch * pixels * row_tiles * HEIGHT * cut.panels * width),
         "chunk": g.groups * g.batch * pixels * columns / together,
-        "tile": g.groups * blocks * row_tiles * panels,
+        "tile": g.groups * g.batch * cut.blocks * row_tiles * cut.panels,
         "line": g.groups * columns * lines,
         "border": g.groups * columns * lines * (g.input[2] - max(0, stop - first)),
-        "weight": math.prod(g.weight_shape),
+        "weight": math.prod(g.weight_shape) * (1 if cut.ranges == 1 else 1 + cut.ranges),
         "call": 1,
     }
 
@@ -219,51 +245,40 @@ def _whole_windows(g: Geometry) -> tuple[int, int]:
 
 def _bind(g: Geometry) -> Bound:
     lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
-    width, pixels, columns = COLUMNS * lanes, math.prod(g.input), g.group_out * g.taps
-    blocks = -(-pixels // DEPTH)
-    depth = -(-pixels // blocks) if blocks else 0
-    panel = depth * width + lanes
-    panels = -(-columns // width)
-    sets = -(-panels // max(1, min(panels, FAR // (panel * itemsize))))
-    all_blocks = g.batch * blocks
-    ranges = max(1, min(all_blocks, -(-_UNITS // (g.groups * sets))))
+    width, cut = COLUMNS * lanes, _cut(g)
+    panel = cut.depth * width + lanes
+    beside = -(-cut.panels // cut.sets)
+    row_blocks = max(1, min(g.group_in // (2 * HEIGHT), -(-g.group_in * cut.depth * itemsize // _ROWS)))
     first, stop = _whole_windows(g)
     layout = np.zeros(1, LAYOUT)
     for name, value in {
-        "groups": g.groups, "rows": g.group_in, "row_blocks": max(1, min(g.group_in // (2 * HEIGHT),
-                                                                         -(-g.group_in * depth * itemsize // _ROWS))),
-        "columns": columns, "panels": panels, "sets": sets, "beside": -(-panels // sets),
-        "near": max(1, NEAR // (panel * itemsize)), "blocks": blocks, "all_blocks": all_blocks, "ranges": ranges,
-        "width": width, "panel": panel, "pixels": pixels, "stride": g.stride, "size": g.input, "from_size": g.output,
-        "channels": g.group_out, "first": first, "stop": stop, "lanes": lanes,
+        "groups": g.groups, "rows": g.group_in, "row_blocks": row_blocks, "columns": g.group_out * g.taps,
+        "panels": cut.panels, "sets": cut.sets, "beside": beside, "near": max(1, NEAR // (panel * itemsize)),
+        "blocks": cut.blocks, "all_blocks": g.batch * cut.blocks, "ranges": cut.ranges,
+        "width": width, "panel": panel, "pixels": math.prod(g.input), "stride": g.stride, "size": g.input,
+        "from_size": g.output, "channels": g.group_out, "first": first, "stop": stop, "lanes": lanes,
     }.items():  # fmt: skip
         layout[name] = value
-    plane = math.prod(g.output)
-    table = frames.ints([
-        number
-        for channel in range(g.group_out)
-        for tap in np.ndindex(*g.kernel)
-        for number in (channel * plane, *(d * t - p for d, t, p in zip(g.dilation, tap, g.padding)))
-    ])  # fmt: skip
-    starts, firsts = (frames.ints(each) for each in _chunks(g, width))
-    units = g.groups * sets * ranges
+    table, (starts, firsts) = _columns(g), _chunks(g, width)
+    units = g.groups * cut.sets * cut.ranges
     compute = window_units.launcher(g.dtype, units, 2 * g.multiplications)
     weights = math.prod(g.weight_shape)
     parts = max(1, min(_UNITS, weights >> 10))
-    add = add_units.launcher(g.dtype, parts, ranges * weights)
+    add = add_units.launcher(g.dtype, parts, cut.ranges * weights)
 
     def run(x: Array, gy: Array, gw: Array) -> None:
-        if all_blocks == 0:
+        if g.batch == 0:
             gw[:] = 0
             return
-        sums = workspace.take("sums", ranges * weights, g.dtype) if ranges > 1 else gw
+        sums = workspace.take("sums", cut.ranges * weights, g.dtype) if cut.ranges > 1 else gw
         compute(x, gy, sums, layout, table, starts, firsts)
-        if ranges > 1:
-            add(sums, gw, ranges, parts)
+        if cut.ranges > 1:
+            add(sums, gw, cut.ranges, parts)
             workspace.keep("sums", sums)
 
-    private = (-(-panels // sets) * panel + HEIGHT * width) * itemsize + 24 * width
-    return Bound(run, workspace.total(ranges * weights * itemsize if ranges > 1 else 0, private, units))
+    shared = cut.ranges * weights * itemsize if cut.ranges > 1 else 0
+    private = (beside * panel + HEIGHT * width) * itemsize + 24 * width
+    return Bound(run, workspace.total(shared + table.nbytes, private, units))
 
 
 WEIGHT_GRAD = Implementation(

@@ -66,22 +66,23 @@ def gather_tile(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: An
 @intrinsic
 def gather_windows(
     typing_context: Any, out: Any, out_at: Any, out_step: Any, array: Any, places: Any, chunks: Any, stride: Any,
-    count: Any,
+    count: Any, whole: Any,
 ) -> Any:  # fmt: skip
     """Do ``out[out_at + q·out_step + places[2c + 1] + j] = array[places[2c] + stride·q + j]`` for a vector of j.
 
-    c runs over `chunks` of a window, q over `count` windows. A vector may hold more than belongs to its chunk: what
-    follows is written after it, and up to a vector behind the last.
+    c runs over the `chunks` of a window, in the order of their places in it, and q over `count` windows. A vector may
+    hold more than belongs to its chunk: what follows is written after it, and up to a vector behind the last. All of it
+    must be in the array. If windows are not `whole`, zeros stand for the chunks whose place in the array is negative.
     """
     integer = types.int64
-    signature = types.void(out, integer, integer, array, places, integer, integer, integer)
+    signature = types.void(out, integer, integer, array, places, integer, integer, integer, types.boolean)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, out_at, out_step, array, places, chunks, stride, count = arguments
+        out, out_at, out_step, array, places, chunks, stride, count, whole = arguments
         target = pointer(context, builder, signature.args[0], out, out_at)
         source = pointer(context, builder, signature.args[3], array, index(0))
         table = pointer(context, builder, signature.args[4], places, index(0))
-        values = [target, out_step, source, table, chunks, stride, count]
+        values = [target, out_step, source, table, chunks, stride, count, builder.zext(whole, index(0).type)]
         call_once_compiled(builder, "gather_windows", signature.args[0].dtype, values, _gather_windows)
         return context.get_dummy_value()
 
@@ -89,21 +90,35 @@ def gather_windows(
 
 
 def _gather_windows(vectors: Vectors, arguments: list[Any]) -> None:
-    target, out_step, source, table, chunks, stride, count = arguments
+    target, out_step, source, table, chunks, stride, count, whole = arguments
     builder = vectors.builder
 
-    def window(q: Any, carried: list[Any]) -> list[Any]:
-        to, of = builder.gep(target, [builder.mul(q, out_step)]), builder.gep(source, [builder.mul(q, stride)])
+    def emit(all_there: bool) -> None:
+        def window(q: Any, carried: list[Any]) -> list[Any]:
+            to, of = builder.gep(target, [builder.mul(q, out_step)]), builder.gep(source, [builder.mul(q, stride)])
 
-        def chunk(c: Any, carried: list[Any]) -> list[Any]:
-            entry = builder.gep(table, [builder.mul(c, index(2))])
-            from_, at = builder.load(entry), builder.load(builder.gep(entry, [index(1)]))
-            vectors.store(vectors.load(of, from_), to, at)
-            return carried
+            def chunk(c: Any, carried: list[Any]) -> list[Any]:
+                entry = builder.gep(table, [builder.mul(c, index(2))])
+                from_, at = builder.load(entry), builder.load(builder.gep(entry, [index(1)]))
+                if all_there:
+                    value = vectors.load(of, from_)
+                else:
+                    there = builder.icmp_signed(">=", from_, index(0))
+                    base = builder.select(there, of, source)
+                    value = vectors.load(base, builder.select(there, from_, index(0)))
+                    value = builder.select(there, value, vectors.zero)
+                vectors.store(value, to, at)
+                return carried
 
-        return loop(builder, chunks, carried, chunk, unroll=False)
+            return loop(builder, chunks, carried, chunk, unroll=False)
 
-    loop(builder, count, [], window, unroll=False)
+        loop(builder, count, [], window, unroll=False)
+
+    with builder.if_else(builder.icmp_signed("!=", whole, index(0))) as (then, otherwise):
+        with then:
+            emit(True)
+        with otherwise:
+            emit(False)
 
 
 def _gather_row(vectors: Vectors, arguments: list[Any]) -> None:

@@ -135,7 +135,7 @@ def pack(
         for c in range(channels):
             for block in range(blocks * chunk // chunks, blocks * (chunk + 1) // chunks):
                 panel = (g * blocks + block) * channels * total_taps * block_rows
-                present = min(block_rows, rows - block * block_rows)
+                present = max(0, min(block_rows, rows - block * block_rows))
                 base = g * group_step + c * channel_step + block * block_rows * row_step
                 for phase in range(tap_start.size - 1):
                     begin, end = tap_start[phase], tap_start[phase + 1]

@@ -175,7 +175,10 @@ def _fetch(array: Any, count: Any, write: bool) -> Any:
 
 @intrinsic
 def add_row(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, extra: Any, count: Any) -> Any:
-    """Do ``out[out_at + j] = row[row_at + j] + extra`` for `count` elements; nothing if it is not positive."""
+    """Do ``out[out_at + j] = row[row_at + j] + extra`` for `count` elements; nothing if it is not positive.
+
+    A row may move to the left within one array.
+    """
     signature = types.void(out, types.int64, row, types.int64, extra, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

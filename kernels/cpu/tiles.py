@@ -19,8 +19,6 @@ OUTER_ROWS = 8 if REGISTERS == 32 else 6
 INNER_ROWS = 4 if REGISTERS == 32 else 3
 
 # Rows and vectors in a row of a `product_tile`.
-# The terms of a sum that one turn of a `panel_tile`'s loop adds.
-_TERMS = 4
 PRODUCT_SHAPES = ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4)) if REGISTERS == 32 else ((4, 3), (4, 2), (4, 1), (2, 5))
 
 
@@ -290,30 +288,31 @@ def _panel_tile(vectors: Vectors, arguments: list[Any]) -> None:
     depth, left, left_row, panel, tile, tile_row, packed, add = arguments
     builder, (rows, columns) = vectors.builder, PRODUCT_SHAPES[0]
     adding = builder.icmp_signed("!=", add, index(0))
-    turns = builder.sdiv(depth, index(_TERMS))
-    done = builder.mul(turns, index(_TERMS))
 
-    def emit(lefts: list[Any], step: int) -> None:
+    def emit(lefts: list[Any], step: int, terms: int) -> None:
+        """Emit a loop with so many terms of the sums in each turn, and one for those left."""
+
         def add_terms(first: Any, count: int, sums: list[Any]) -> list[Any]:
             here = builder.gep(panel, [builder.mul(first, index(columns * vectors.lanes))])
             there = [builder.gep(each, [builder.mul(first, index(step))]) for each in lefts]
             for k in range(count):
                 x = [vectors.load(here, index((k * columns + r) * vectors.lanes)) for r in range(columns)]
-                w = [(each, index(k * step)) for each in there]
-                sums = [
-                    vectors.multiply_add(value, x[r], sums[m * columns + r])
-                    for m, value in enumerate(vectors.broadcast(*place) for place in w)
-                    for r in range(columns)
-                ]
+                updated = []
+                for m in range(rows):
+                    w = vectors.broadcast(there[m], index(k * step))
+                    updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
+                sums = updated
             return sums
 
+        turns = builder.sdiv(depth, index(terms))
+        done = builder.mul(turns, index(terms))
         sums = [vectors.zero] * (rows * columns)
-        sums = loop(builder, turns, sums, lambda i, sums: add_terms(builder.mul(i, index(_TERMS)), _TERMS, sums))
+        sums = loop(builder, turns, sums, lambda i, sums: add_terms(builder.mul(i, index(terms)), terms, sums))
         sums = loop(builder, builder.sub(depth, done), sums, lambda i, sums: add_terms(builder.add(done, i), 1, sums))
         _store_tile(vectors, sums, columns, tile, tile_row, adding)
 
     with builder.if_else(builder.icmp_signed("!=", packed, index(0))) as (then, otherwise):
         with then:
-            emit([builder.gep(left, [index(m)]) for m in range(rows)], rows)
-        with otherwise:
-            emit([builder.gep(left, [builder.mul(left_row, index(m))]) for m in range(rows)], 1)
+            emit([builder.gep(left, [index(m)]) for m in range(rows)], rows, 4)
+        with otherwise:  # each row takes a register for its address: eight leave none for more terms
+            emit([builder.gep(left, [builder.mul(left_row, index(m))]) for m in range(rows)], 1, 4 if rows == 4 else 1)

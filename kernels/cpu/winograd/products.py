@@ -74,8 +74,9 @@ RUN = 512
 # Prepared weights may be so many times as large as the weights; else they are transformed in every run. DCGAN's
 # second layer, which takes a quarter less time with them, holds 6.4 times.
 _STORED = 7
-# Enough units to share among threads; each reads all tiles of its range, so not many more. Sums do not depend on it.
-_UNITS = 2 * int(numba.config.NUMBA_NUM_THREADS)
+# Enough units to share among threads; each reads all tiles of its range and has memory of its own, so not many more.
+# Sums do not depend on it.
+_UNITS = min(32, 2 * int(numba.config.NUMBA_NUM_THREADS))
 # A range of fewer tiles would not pay for transforming its weights.
 _RANGE = 512
 

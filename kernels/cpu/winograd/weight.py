@@ -246,10 +246,3 @@ WINOGRAD = Implementation(
     bind,
     cost=Cost(lambda g: counts(g, False), weights_of("winograd", "weight_grad")),
 )
-DIRECT = Implementation(
-    "direct_product",
-    "one matrix product for taps that do not overlap",
-    lambda g: declines(g, False),
-    bind,
-    cost=Cost(lambda g: counts(g, False), weights_of("direct_product", "weight_grad")),
-)
