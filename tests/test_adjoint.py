@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import CASES, EDGE_CASES, call, floats, parameters, runs
+from cases import EDGE_CASES, FEWER, call, floats, parameters, runs
 
 import fastdeconv as fd
 
-FLOAT64 = {name: replace(p, dtype="float64") for name, p in CASES.items()}
+FLOAT64 = {name: replace(p, dtype="float64") for name, p in FEWER.items()}
 
 
 def inner(a, b):
