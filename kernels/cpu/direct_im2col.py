@@ -278,7 +278,7 @@ def _bind(g: Geometry) -> Bound:
 
     shared = cut.ranges * weights * itemsize if cut.ranges > 1 else 0
     private = (beside * panel + HEIGHT * width) * itemsize + 24 * width
-    return Bound(run, workspace.total(shared + table.nbytes, private, units))
+    return Bound(run, workspace.total(shared, private, units))
 
 
 WEIGHT_GRAD = Implementation(
