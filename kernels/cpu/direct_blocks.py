@@ -18,12 +18,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, HEIGHT, NEAR, copy_to_panels, multiply_panels, pieces_of
+from fastdeconv.kernels.cpu.panels import (
+    COLUMNS,
+    DEPTH,
+    HEIGHT,
+    NEAR,
+    copy_to_panels,
+    multiply_panels,
+    pieces_of,
+    row_packing,
+)
 from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, interleave_rows
 from fastdeconv.kernels.cpu.sweep import part_of
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
@@ -48,9 +56,6 @@ LAYOUT = np.dtype(
         ("panel", "i8"),  # elements of one
     ]
 )
-
-# Enough units to share among threads.
-_UNITS = 16
 
 
 @kernel("T[]", "T[]", "T[]", "T[]", LAYOUT)
@@ -136,14 +141,8 @@ def _bind(g: Geometry) -> Bound:
         layout[name] = value
     units = images * pieces
     compute = product_units.launcher(g.dtype, units, 2 * g.multiplications + 8 * g.elements)
-    blocks, packed_elements = rows // HEIGHT, g.in_channels * rows
-    chunks = min(blocks, -(-_UNITS // g.groups))
-    launch_pack = planes.pack.launcher(g.dtype, g.groups * chunks, 4 * packed_elements)
-    one_tap = frames.ints([0, 1]), frames.ints([0])
+    pack, packed_elements = row_packing(g, rows // HEIGHT)
     no_bias = np.empty(0, g.dtype)
-
-    def pack(w: Array, packed: Array) -> None:
-        launch_pack(w, packed, chunks, blocks, rows, HEIGHT, g.group_in, g.group_in * rows, rows, 1, 1, *one_tap)
 
     def run_packed(x: Array, packed: Array, bias: Array | None, y: Array) -> None:
         compute(x, packed, no_bias if bias is None else bias, y, layout)

@@ -34,7 +34,7 @@ from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.gather import gather_row, gather_tile
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels
+from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels, row_packing
 from fastdeconv.kernels.cpu.rows import (
     MOST_INTERLEAVED,
     accumulate_rows,
@@ -82,8 +82,8 @@ _WINDOW = 192 << 10
 _ROWS = 512
 # Tiles in a row of a strip.
 _TILES = (4, 8, 16, 32)
-# Units for each thread, enough to share; ranges of weights that are packed.
-_UNITS, _PACKING = 4, 16
+# Units for each thread: enough to share.
+_UNITS = 4
 _THREADS = int(numba.config.NUMBA_NUM_THREADS)
 
 
@@ -324,16 +324,8 @@ def _bind(g: Geometry) -> Bound:
     compute = window_units.launcher(g.dtype, units, 2 * g.multiplications + 8 * g.elements)
     tables = [frames.ints([number for tap in taps for number in tap]) for taps in (row_taps, column_taps)]
 
-    rows = g.group_out * g.taps
-    all_blocks = blocks * way.rows // HEIGHT
-    packed_elements = g.groups * all_blocks * HEIGHT * g.group_in
-    chunks = min(all_blocks, -(-_PACKING // g.groups))
-    launch_pack = planes.pack.launcher(g.dtype, g.groups * chunks, 4 * packed_elements)
-    one_tap = frames.ints([0, 1]), frames.ints([0])
+    pack, packed_elements = row_packing(g, blocks * way.rows // HEIGHT)
     no_bias = np.empty(0, g.dtype)
-
-    def pack(w: Array, packed: Array) -> None:
-        launch_pack(w, packed, chunks, all_blocks, rows, HEIGHT, g.group_in, g.group_in * rows, rows, 1, 1, *one_tap)
 
     def run_packed(x: Array, packed: Array, bias: Array | None, y: Array) -> None:
         compute(x, packed, no_bias if bias is None else bias, y, layout, *tables)

@@ -6,12 +6,17 @@ line; it is used for all rows of the left matrix while it is in a core's cache.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from numpy.typing import NDArray
+
+from fastdeconv.kernels.cpu import frame, planes
 from fastdeconv.kernels.cpu.gather import gather_row
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import expect_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, panel_tile, product_tile
+from fastdeconv.kernels.geometry import Geometry
 
 HEIGHT, COLUMNS = PRODUCT_SHAPES[0]  # rows, and vectors in a row, of a register tile
 
@@ -29,6 +34,23 @@ def pieces_of(tiles: int, images: int, tile_bytes: int) -> tuple[int, int]:
     most = max(1, min(tiles, FAR // tile_bytes, tiles * images // _UNITS))
     pieces = -(-tiles // most)
     return pieces, -(-tiles // pieces)
+
+
+def row_packing(g: Geometry, blocks: int) -> tuple[Callable[[NDArray[Any], NDArray[Any]], None], int]:
+    """Return ``pack(w, packed)`` for the left matrix of a forward pass, and the elements that it fills.
+
+    Its rows are the pairs of an output channel and a tap, which lie as (group, block of `HEIGHT` rows, input channel,
+    row), with zeros for those that `blocks` of a group have beyond the weights.
+    """
+    rows, elements = g.group_out * g.taps, g.groups * blocks * HEIGHT * g.group_in
+    chunks = min(blocks, -(-_UNITS // g.groups))
+    launch = planes.pack.launcher(g.dtype, g.groups * chunks, 4 * elements)
+    one_tap = frame.ints([0, 1]), frame.ints([0])
+
+    def pack(w: NDArray[Any], packed: NDArray[Any]) -> None:
+        launch(w, packed, chunks, blocks, rows, HEIGHT, g.group_in, g.group_in * rows, rows, 1, 1, *one_tap)
+
+    return pack, elements
 
 
 @device_function
