@@ -54,10 +54,15 @@ def test_bands(name, cached, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["dcgan", "deblur", "groups", "1d_long", "1d_hifigan", "3d", "3d_vnet", *CUT])
-def test_parts_of_tiles(name, monkeypatch):
+@pytest.mark.parametrize("chunk", [0, 1, 20])
+def test_parts_of_tiles(name, chunk, monkeypatch):
+    """Made by all threads together where there are no chunks, or chunk by chunk."""
     p = CUT.get(name) or EDGE_CASES[name]
     for module, constant in ((products, "_TILES"), (weight, "_TILES"), (products, "_PRODUCTS"), (products, "RUN")):
         monkeypatch.setattr(module, constant, 64)
+    monkeypatch.setattr(products, "_CHUNK", max(chunk, 1))
+    monkeypatch.setattr(products, "_LARGE", 10**6 if chunk else 0)
+    monkeypatch.setattr(products, "_WEIGHTS", 10**6)
     for pass_, implementation in IMPLEMENTATIONS:
         if implementation.name in ("winograd", "direct_product") and declines(implementation, pass_, p) is None:
             check(implementation, pass_, p)
@@ -67,6 +72,7 @@ def test_parts_of_tiles(name, monkeypatch):
 @pytest.mark.parametrize("batch", [2, 6, 7])
 def test_ranges_of_tiles(tiles, batch, monkeypatch):
     monkeypatch.setattr(products, "_TILES", tiles)
+    monkeypatch.setattr(products, "_LARGE", 0)
     monkeypatch.setattr(products, "_RANGE", 1)
     for p in (
         problem((batch, 3, 6, 5), (3, 2, 4, 4), stride=2, padding=1),
@@ -76,3 +82,25 @@ def test_ranges_of_tiles(tiles, batch, monkeypatch):
         for pass_, implementation in IMPLEMENTATIONS:
             if implementation.name == "winograd" and pass_ != "weight_grad":
                 check(implementation, pass_, p)
+
+
+@pytest.mark.parametrize("name", ["stride_1", "stride_2", "edges", "groups", "wide", "volume_of_one_slice"])
+def test_chunks_of_an_image(name, monkeypatch):
+    """Neighbours add to some rows of both: every second one comes first, and zeroes them."""
+    p = {
+        "stride_1": problem((2, 3, 37, 9), (3, 9, 3, 3), padding=1),
+        "stride_2": problem((1, 3, 31, 8), (3, 5, 4, 4), stride=2, padding=1),
+        "edges": problem((3, 2, 23, 7), (2, 3, 3, 3), stride=2, output_padding=1),
+        "groups": problem((1, 4, 29, 8), (4, 2, 3, 4), stride=(1, 2), padding=(2, 1), groups=2),
+        "wide": problem((1, 2, 21, 530), (2, 3, 3, 3), padding=1),
+        "volume_of_one_slice": problem((1, 3, 1, 30, 8), (3, 2, 1, 3, 3)),
+    }[name]
+    monkeypatch.setattr(products, "_CHUNK", 600 if name == "wide" else 6)
+    monkeypatch.setattr(products, "_LARGE", 2)
+    monkeypatch.setattr(products, "_WEIGHTS", 10**6)
+    chosen = []
+    choose = products._strips_of_a_chunk
+    monkeypatch.setattr(products, "_strips_of_a_chunk", lambda group: chosen.append(choose(group)) or chosen[-1])
+    (winograd,) = (i for pass_, i in IMPLEMENTATIONS if i.name == "winograd" and pass_ == "input_grad")
+    check(winograd, "input_grad", p)
+    assert any(chunks > 1 for _, chunks in chosen)

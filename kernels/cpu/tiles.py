@@ -19,7 +19,9 @@ OUTER_ROWS = 8 if REGISTERS == 32 else 6
 INNER_ROWS = 4 if REGISTERS == 32 else 3
 
 # Rows and vectors in a row of a `product_tile`.
-PRODUCT_SHAPES = ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4)) if REGISTERS == 32 else ((4, 3), (4, 2), (4, 1), (2, 5))
+PRODUCT_SHAPES = (
+    ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4)) if REGISTERS == 32 else ((4, 3), (4, 2), (4, 1), (2, 5), (6, 2))
+)
 
 
 def outer_columns(rows: int) -> int:

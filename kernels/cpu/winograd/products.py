@@ -31,37 +31,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
-from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import merged
-from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.rows import zero_row
-from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
+from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, counts, declines, groups, multiplications
-from fastdeconv.kernels.cpu.winograd.results import mark, transform_back
-from fastdeconv.kernels.cpu.winograd.tiles import SIDE, place
-from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, kernels, transform_kernels
+from fastdeconv.kernels.cpu.winograd.units import BLOCK, chunk_units, product_units, store_units
+from fastdeconv.kernels.cpu.winograd.weights import kernels
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, Prepared, Run
 
 Array = NDArray[Any]
-
-BLOCK = np.dtype(
-    [
-        ("shape", "i8"),  # of a register tile, in `PRODUCT_SHAPES`
-        ("height", "i8"),  # its tiles
-        ("width", "i8"),  # its columns, those of a panel
-        ("block", "i8"),  # vectors of channels of a unit
-        ("blocks", "i8"),  # units beside each other
-        ("columns", "i8"),  # of a unit, whole panels
-        ("depth", "i8"),  # channels that are summed over, of one group, with their phases and padding
-        ("at_once", "i8"),  # strips that are multiplied before their products are transformed
-        ("pitch", "i8"),  # elements of a unit's weights of one point
-        ("point_step", "i8"),  # elements of a unit's products of one point
-        ("room", "i8"),  # elements of a unit's weights and products
-        ("image", "i8"),  # strips of an image
-    ]
-)
 
 # Transformed tiles of so many bytes are used before the next ones are made.
 _TILES = 6 << 20
@@ -79,95 +58,16 @@ _STORED = 7
 _UNITS = min(32, 2 * int(numba.config.NUMBA_NUM_THREADS))
 # A range of fewer tiles would not pay for transforming its weights.
 _RANGE = 512
+# Tiles of a chunk, about, and at most so many times as many; columns of the weights that it meets at once, in vectors.
+# Weights of a point, and products of all points, then stay in the second-level cache.
+_CHUNK, _LARGE = 48, 3
+_CHUNK_VECTORS = 8
+# Weights are read once a chunk: more than tiles, so many times, they would come from memory too often.
+_WEIGHTS = 1.5
 
 
-@kernel("T[]", "T[]", BLOCK, KERNELS)
-def store_units(lo: int, hi: int, weight: Any, stored: Any, layout: Any, shape: Any) -> None:
-    """Transform the weights of one block of output channels of one group for all runs to come."""
-    p, w = layout[0], shape[0]
-    size = kernel_elements(w)
-    kernels, planes, rows = empty(size, weight.dtype), empty(size, weight.dtype), empty(size, weight.dtype)
-    for unit in range(lo, hi):
-        g, first = unit // p.blocks, unit % p.blocks * p.block
-        at = unit * w.points[0] * w.points[1] * w.points[2] * p.pitch
-        transform_kernels(w, weight, g, first, p.block, stored, at, p.depth, p.width, p.pitch,
-                          kernels, planes, rows)  # fmt: skip
-
-
-@kernel(
-    "T[]", "T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, KERNELS, SIDE, SIDE, "int[]", "int", "int", "int", "int", "slot"
-)
-def product_units(
-    lo: int, hi: int, source: Any, weight: Any, stored: Any, bias: Any, out: Any, room: Any, layout: Any, shape: Any,
-    source_side: Any, target_side: Any, origins: Any, first_strip: int, count: int, splits: int, adding: int,
-    slot: int,
-) -> None:  # fmt: skip
-    """Compute one block of channels of one group for one of `splits` ranges of `count` strips.
-
-    Weights are taken from `stored`, where `store_units` put them, if it is not empty.
-    `adding` is 0 in the forward pass; in the input gradient 1, and 2 for the first to add.
-    """
-    p, w, q, t = layout[0], shape[0], source_side[0], target_side[0]
-    lanes = t.lanes
-    points = t.points[0] * t.points[1] * t.points[2]
-    phases = t.phases[0] * t.phases[1] * t.phases[2]
-    # What a call leaves in memory it touches again in the next one: fresh pages would cost more than the products.
-    left_at = slot * p.room
-    products_at = left_at + (0 if stored.size else points * p.pitch)
-    kernels = stored if stored.size else room
-    pitch = t.columns * lanes
-    lines = empty(t.points[0] * t.points[1] * pitch, out.dtype)
-    rows = empty(max(t.elements[0], t.points[0]) * t.span[1] * pitch + lanes * lanes, out.dtype)
-    mixed = empty(t.points[0] * t.span[1] * pitch if t.transform[0] else 0, out.dtype)
-    row_marks, column_marks = empty(t.span[1], np.int64), empty(t.columns, np.int64)
-    size = kernel_elements(w)
-    taps, tap_planes, tap_rows = empty(size, out.dtype), empty(size, out.dtype), empty(size, out.dtype)
-    extra = empty(t.blocks * lanes, out.dtype)
-    zero_row(extra, 0, t.blocks * lanes)
-    for unit in range(lo, hi):
-        # The range that is slowest is the one that the same thread has just transformed.
-        split, rest = unit // (t.groups * p.blocks), unit % (t.groups * p.blocks)
-        g, first = rest // p.blocks, rest % p.blocks * p.block
-        begin, end = count * split // splits, count * (split + 1) // splits
-        many = min(p.block, t.blocks - first)
-        channels = min(many * lanes, t.channels - first * lanes)
-        channel = g * t.channels + first * lanes
-        if stored.size:
-            left_at = rest * points * p.pitch
-        else:
-            transform_kernels(w, weight, g, first, p.block, room, left_at, p.depth, p.width, p.pitch,
-                              taps, tap_planes, tap_rows)  # fmt: skip
-        if bias.size:
-            for c in range(channels):
-                extra[c] = bias[channel + c]
-        if adding == 2:  # the first to add, to the images that begin here
-            for n in range(-(-(first_strip + begin) // p.image), -(-(first_strip + end) // p.image)):
-                zero_row(out, (n * t.groups * t.channels + channel) * t.plane, channels * t.plane)
-        marked = -1
-        for start in range(begin, end, p.at_once):
-            some = min(p.at_once, end - start)
-            for point in range(points):
-                at = g * q.group_step + point * q.point_step + start * q.width * q.tile_step
-                for m in range(0, some * q.width, p.height):
-                    for c in range(0, p.columns, p.width):
-                        to = products_at + point * p.point_step + m * p.columns + c
-                        for k in range(0, p.depth, q.pack):
-                            run = min(q.pack, p.depth - k)
-                            product_tile(p.shape, run,
-                                         source, at + k // q.pack * q.pack_step + m * q.tile_step, q.tile_step, 1,
-                                         kernels, left_at + point * p.pitch + c * p.depth + k * p.width, p.width,
-                                         room, to, p.columns, k > 0)  # fmt: skip
-            for strip in range(some):
-                n, at0, at1, at2, tiles = place(t, first_strip + start + strip)
-                mark(t, 1, origins, at1, 1, 1, row_marks)
-                if at2 != marked:
-                    mark(t, 2, origins, at2, tiles, t.lattices[2], column_marks)
-                    marked = at2
-                for b in range(many):
-                    at = products_at + strip * q.width * p.columns + b * phases * lanes
-                    transform_back(t, room, at, p.point_step, p.columns, n, at0, at1, at2, tiles, g, first + b,
-                                   out, origins, extra, b * lanes, adding > 0,
-                                   lines, mixed, rows, row_marks, column_marks)  # fmt: skip
+def _threads() -> int:
+    return max(1, int(numba.config.NUMBA_NUM_THREADS))
 
 
 class _Shape(NamedTuple):
@@ -179,12 +79,9 @@ class _Shape(NamedTuple):
     block: int
 
 
-def _shape(blocks: int, phases: int, depth: int, tiles: int, others: int, dtype: str) -> _Shape:
-    """Return the shape with the least work; `others` are units beside the blocks of channels."""
-    lanes, itemsize = host.lanes(dtype), np.dtype(dtype).itemsize
-    fits = _UNIT_WEIGHTS // (itemsize * depth * phases * lanes)
-    wanted = max(1, -(-_UNITS // others))
-    most = max(1, min(blocks, fits, -(-blocks // wanted)))
+def _shape(blocks: int, phases: int, tiles: int, most: int, dtype: str) -> _Shape:
+    """Return the shape with the least work, for so many tiles at a time and at most so many blocks of channels."""
+    lanes, most = host.lanes(dtype), max(1, min(blocks, most))
 
     def work(shape: int, block: int) -> float:
         height, vectors = PRODUCT_SHAPES[shape]
@@ -200,14 +97,64 @@ def _shape(blocks: int, phases: int, depth: int, tiles: int, others: int, dtype:
     return _Shape(shape, height, vectors * lanes, block)
 
 
+class _Group:
+    """One group of tiles of a pass: what all units need to know, and how their scratch memory lies."""
+
+    def __init__(self, g: Geometry, group: Group, forward: bool) -> None:
+        self.g, self.forward = g, forward
+        self.points = math.prod(s.points for s in group)
+        self.lanes, self.itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
+        into = transforms.INPUT if forward else transforms.transposed(transforms.OUTPUT)
+        back = transforms.OUTPUT if forward else transforms.transposed(transforms.INPUT)
+        # Strips are those of the output, the longer rows.
+        output, output_origins = tiles.side(g, group, True, back if forward else into)
+        inner, inner_origins = tiles.side(g, group, False, into if forward else back, int(output["wide"][0]))
+        self.source, self.target = (inner, output) if forward else (output, inner)
+        self.origins = (inner_origins, output_origins) if forward else (output_origins, inner_origins)
+        self.strips = tiles.all_strips(output)
+        self.image = self.strips // g.batch  # strips of an image
+        self.wide = int(output["width"][0])  # tiles of a strip
+        self.phases = math.prod(len(s.phases) for s in group) if forward else 1  # of the result
+        self.blocks = int(self.target["blocks"][0])
+        self.depth = tiles.depth(self.source)
+        self.pack = -(-self.depth // (self.lanes * -(-self.depth // RUN))) * self.lanes
+        self.weights = kernels(g, group, forward)
+        self.work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
+        self.private = tiles.private(self.itemsize, self.source, self.target)
+
+    def columns(self, shape: _Shape) -> int:
+        """Return the columns of a unit's weights: whole panels."""
+        return -(-shape.block * self.phases * self.lanes // shape.width) * shape.width
+
+    def units(self, shape: _Shape, at_once: int) -> NDArray[np.void]:
+        """Describe units of a shape that multiply so many strips at once."""
+        columns = self.columns(shape)
+        rows = -(-at_once * self.wide // shape.height) * shape.height
+        pitch, point_step = self.depth * columns + 5 * self.lanes, rows * columns + 5 * self.lanes
+        layout = np.zeros(1, BLOCK)
+        for name, value in {
+            "shape": shape.register, "height": shape.height, "width": shape.width, "block": shape.block,
+            "blocks": -(-self.blocks // shape.block), "columns": columns, "depth": self.depth, "at_once": at_once,
+            "pitch": pitch, "point_step": point_step, "image": self.image,
+        }.items():  # fmt: skip
+            layout[name] = value
+        return layout
+
+    def storing(self, layout: NDArray[np.void]) -> tuple[int, Callable[[Array, Array], None]]:
+        """Return the elements of all transformed weights, and what transforms them."""
+        units = self.g.groups * int(layout["blocks"][0])
+        elements = units * self.points * int(layout["pitch"][0])
+        launch = store_units.launcher(self.g.dtype, units, 8 * elements)
+        return elements, lambda w, held: launch(w, held, layout, self.weights)
+
+
 class _Part(NamedTuple):
     """What computes the outputs of one group, and its scratch memory in bytes: by slot, and of each thread."""
 
     run: Run
-    store: Callable[[Array], Array]
-    stored: int
-    tiles: int
-    products: int
+    store: Callable[[Array, Array], None]
+    stored: int  # elements
+    shared: dict[str, int]
     private: int
     units: int
 
@@ -217,10 +164,10 @@ def bind(g: Geometry, forward: bool) -> Bound:
     g = merged(g)
     parts = groups(g)
     assert not isinstance(parts, str)
-    made = [_group(g, group, forward) for group in parts]
-    runs, stores, stored, *needs = zip(*made)
-    tiles, products, private, units = map(max, needs)
-    scratch = workspace.total(tiles + products, private, units)
+    made = [_part(_Group(g, group, forward)) for group in parts]
+    runs, stores, stored, shared, private, units = zip(*made)
+    most = {slot: max(each.get(slot, 0) for each in shared) for each in shared for slot in each}
+    scratch = workspace.total(sum(most.values()), max(private), max(units))
     nothing = np.empty(0, g.dtype)
     if forward:
 
@@ -229,7 +176,9 @@ def bind(g: Geometry, forward: bool) -> Bound:
                 each(x, w, nothing, nothing if bias is None else bias, y, 0)
 
         def prepare(w: Array) -> Prepared:
-            held = [store(w) for store in stores]
+            held = [workspace.new(elements, g.dtype) for elements in stored]
+            for store, weights in zip(stores, held):
+                store(w, weights)
 
             def run_prepared(x: Array, bias: Array | None, y: Array) -> None:
                 for each, weights in zip(runs, held):
@@ -247,93 +196,135 @@ def bind(g: Geometry, forward: bool) -> Bound:
     return Bound(run_gradient, scratch)
 
 
-def _group(g: Geometry, group: Group, forward: bool) -> _Part:
-    phases = math.prod(len(s.phases) for s in group)
-    points = math.prod(s.points for s in group)
-    lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
-    into = transforms.INPUT if forward else transforms.transposed(transforms.OUTPUT)
-    back = transforms.OUTPUT if forward else transforms.transposed(transforms.INPUT)
-    # Strips are those of the output, the longer rows.
-    output, output_origins = tiles.side(g, group, True, back if forward else into)
-    wide = int(output["width"][0])
-    inner, inner_origins = tiles.side(g, group, False, into if forward else back, int(output["wide"][0]))
-    source, target = (inner, output) if forward else (output, inner)
-    source_origins, target_origins = (inner_origins, output_origins) if forward else (output_origins, inner_origins)
-    strips = tiles.all_strips(output)
-    blocks = int(target["blocks"][0])
-    row_phases = phases if forward else 1
-    depth = tiles.depth(source)
+def _part(group: _Group) -> _Part:
+    at_once, chunks = _strips_of_a_chunk(group)
+    part = _by_chunks(group, at_once, chunks) if at_once else None
+    return part or _together(group)
 
-    image = strips // g.batch
-    far = points * depth * itemsize * g.groups * wide  # bytes of a strip's transformed tiles
-    most = max(1, min(strips, _TILES // far))
+
+def _strips_of_a_chunk(group: _Group) -> tuple[int, int]:
+    """Return how many strips make a chunk of about `_CHUNK` tiles, 0 if there are too few for all threads.
+
+    The second value tells the chunks of an image, if those of one are computed after each other: what adds to its
+    result is cut between images, or else between rows of tiles.
+    """
+    units = group.g.groups
+    whole = 1 if group.forward else group.image
+    chunks = -(-group.strips * group.wide // _CHUNK)
+    chunks = -(-chunks // _threads()) * _threads()  # so that they end together
+    at_once = -(-group.strips // whole // chunks) * whole
+    if units * -(-group.strips // at_once) >= _threads() and at_once * group.wide <= _LARGE * _CHUNK:
+        return at_once, 0
+    p = group.target[0]
+    if group.forward or p["tiles"][0] * p["lattices"][0] * p["lattices"][1] > 1:
+        return 0, 0
+    chunks = 2 * -(-group.image * group.wide // (2 * _CHUNK))
+    at_once = -(-int(p["tiles"][1]) // chunks) * int(p["strips"])
+    chunks = -(-group.image // at_once)
+    few = units * group.g.batch * (chunks // 2) < _threads()
+    return (0, 0) if few or at_once * group.wide > _LARGE * _CHUNK else (at_once, chunks)
+
+
+def _by_chunks(group: _Group, at_once: int, chunks: int) -> _Part | None:
+    """Return what has each unit compute all channels of a chunk, or None if that reads weights too often for it."""
+    g, source = group.g, group.source
+    columns = group.phases * group.lanes
+    most = max(1, _CHUNK_VECTORS * group.lanes // columns)
+    most = -(-group.blocks // -(-group.blocks // most))  # units of equal size
+    shape = _shape(group.blocks, group.phases, at_once * group.wide, most, g.dtype)
+    layout = group.units(shape, at_once)
+    stored, store = group.storing(layout)
+    if stored > _WEIGHTS * group.points * group.depth * g.groups * group.strips * group.wide:
+        return None
+    tiles.lay_out(source, at_once, group.pack, group.lanes)
+    # The last register tile may reach past the last tile.
+    products_at = int(source["group_step"][0]) + shape.height * (group.pack + group.lanes)
+    room = products_at + group.points * int(layout["point_step"][0])
+    layout["products_at"], layout["room"], layout["chunks"] = products_at, room, chunks
+    units = g.groups * -(-group.strips // at_once)
+    rounds = [units]
+    if chunks:
+        rounds = [g.groups * g.batch * n for n in (-(-chunks // 2), chunks // 2)]
+        units = rounds[0]
+    slots = room * min(units, _threads())
+    if (stored + slots) * group.itemsize > workspace.MOST_KEPT:
+        return None
+    launches = [chunk_units.launcher(g.dtype, count, group.work) for count in rounds]
+
+    def run(array: Array, w: Array, kept: Array, bias: Array, out: Array, adding: int) -> None:
+        held = kept if kept.size else workspace.take("weights", stored, g.dtype)
+        if not kept.size:
+            store(w, held)
+        rooms = workspace.take("products", slots, g.dtype)
+        for odd, compute in enumerate(launches):
+            compute(
+                array, held, bias, out, rooms, layout, source, group.target, *group.origins, group.strips,
+                1 if odd else adding, odd,
+            )  # fmt: skip
+        workspace.keep("products", rooms)
+        if not kept.size:
+            workspace.keep("weights", held)
+
+    shared = {"weights": stored * group.itemsize, "products": slots * group.itemsize}
+    return _Part(run, store, stored, shared, group.private, units)
+
+
+def _together(group: _Group) -> _Part:
+    """Return what has all threads transform tiles, part by part, and then multiply them by blocks of channels."""
+    g, source = group.g, group.source
+    far = group.points * group.depth * group.itemsize * g.groups * group.wide  # bytes of a strip's transformed tiles
+    most = max(1, min(group.strips, _TILES // far))
     # What adds to its result is split between images only.
-    whole = 1 if forward or most < 2 * image else image
-    most = -(-strips // (whole * -(-strips // most))) * whole  # parts of equal size
+    whole = 1 if group.forward or most < 2 * group.image else group.image
+    most = -(-group.strips // (whole * -(-group.strips // most))) * whole  # parts of equal size
 
     def ranges(count: int) -> int:
-        most = max(1, min(_UNITS // g.groups, count * wide // _RANGE, count // whole))
-        if forward:
+        most = max(1, min(_UNITS // g.groups, count * group.wide // _RANGE, count // whole))
+        if group.forward:
             return most
         return next(n for n in range(most, 0, -1) if count // whole % n == 0) if whole > 1 else 1
 
     splits = ranges(most)
-    shape = _shape(blocks, row_phases, depth, strips * wide, g.groups * splits, g.dtype)
-    columns = -(-shape.block * row_phases * lanes // shape.width) * shape.width
-    at_once = max(1, min(-(-most // splits), _PRODUCTS // (itemsize * points * columns * wide)))
-    pack = -(-depth // (lanes * -(-depth // RUN))) * lanes
+    wanted = max(1, -(-_UNITS // (g.groups * splits)))
+    fits = _UNIT_WEIGHTS // (group.itemsize * group.depth * group.phases * group.lanes)
+    largest = min(fits, -(-group.blocks // wanted))
+    shape = _shape(group.blocks, group.phases, group.strips * group.wide, largest, g.dtype)
+    strip = group.itemsize * group.points * group.columns(shape) * group.wide  # bytes of its products
+    at_once = max(1, min(-(-most // splits), _PRODUCTS // strip))
+    layout = group.units(shape, at_once)
+    stored, store = group.storing(layout)
     # The last register tile may reach past the last tile.
-    elements = tiles.lay_out(source, most, pack, lanes) + shape.height * (pack + lanes)
-
-    pitch = depth * columns + 5 * lanes
-    point_step = -(-at_once * wide // shape.height) * shape.height * columns + 5 * lanes
-    room = points * (pitch + point_step)
-    unit_blocks = -(-blocks // shape.block)
-    layout = np.zeros(1, BLOCK)
-    for name, value in {
-        "shape": shape.register, "height": shape.height, "width": shape.width, "block": shape.block,
-        "blocks": unit_blocks, "columns": columns, "depth": depth, "at_once": at_once,
-        "pitch": pitch, "point_step": point_step, "room": room, "image": image,
-    }.items():  # fmt: skip
-        layout[name] = value
-    weights = kernels(g, group, forward)
-
-    work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
-    units = g.groups * unit_blocks * splits
+    elements = tiles.lay_out(source, most, group.pack, group.lanes) + shape.height * (group.pack + group.lanes)
+    layout["products_at"] = group.points * int(layout["pitch"][0])
+    room = group.points * int(layout["pitch"][0] + layout["point_step"][0])
+    layout["room"] = room
+    blocks = g.groups * int(layout["blocks"][0])
+    units = blocks * splits
 
     def launchers(count: int) -> tuple[Any, Any, int]:
         parts = ranges(count)
         fill = tiles.filler(source, g.dtype, count, parts if parts > 1 else 0)
-        return fill, product_units.launcher(g.dtype, g.groups * unit_blocks * parts, work), parts
+        return fill, product_units.launcher(g.dtype, blocks * parts, group.work), parts
 
-    calls = {count: launchers(count) for count in {most, strips % most} if count}
-    slots = room * max(1, min(units, int(numba.config.NUMBA_NUM_THREADS)))
-    stored = g.groups * unit_blocks * points * pitch
-    launch_store = store_units.launcher(g.dtype, g.groups * unit_blocks, 8 * stored)
-
-    def store(w: Array) -> Array:
-        held = workspace.new(stored, g.dtype)
-        launch_store(w, held, layout, weights)
-        return held
+    calls = {count: launchers(count) for count in {most, group.strips % most} if count}
+    slots = room * min(units, _threads())
 
     def run(array: Array, w: Array, kept: Array, bias: Array, out: Array, adding: int) -> None:
         panels = workspace.take("tiles", elements, g.dtype)
-        products = workspace.take("products", slots, g.dtype)
-        for first in range(0, strips, most):
-            count = min(most, strips - first)
+        rooms = workspace.take("products", slots, g.dtype)
+        for first in range(0, group.strips, most):
+            count = min(most, group.strips - first)
             fill, multiply, parts = calls[count]
-            fill(array, panels, source_origins, first)
+            fill(array, panels, group.origins[0], first)
             multiply(
-                panels, w, kept, bias, out, products, layout, weights, source, target, target_origins,
+                panels, w, kept, bias, out, rooms, layout, group.weights, source, group.target, group.origins[1],
                 first, count, parts, adding,
             )  # fmt: skip
         workspace.keep("tiles", panels)
-        workspace.keep("products", products)
+        workspace.keep("products", rooms)
 
-    return _Part(
-        run, store, stored, elements * itemsize, slots * itemsize,
-        max(tiles.private(source, itemsize), tiles.private(target, itemsize)), max(units, most * depth // lanes),
-    )  # fmt: skip
+    shared = {"tiles": elements * group.itemsize, "products": slots * group.itemsize}
+    return _Part(run, store, stored, shared, group.private, max(units, most * group.depth // group.lanes))
 
 
 def _implementation(forward: bool, transformed: bool) -> Implementation:

@@ -169,10 +169,10 @@ def read_rows(
 
 @device_function
 def transform_strip(
-    p: Any, array: Any, tiles: Any, origins: Any, g: int, b: int, first: int, strip: int,
+    p: Any, array: Any, tiles: Any, base: int, origins: Any, g: int, b: int, first: int, strip: int,
     rows: Any, mixed: Any, lines: Any,
 ) -> None:  # fmt: skip
-    """Transform one block of channels in one strip; the last three are buffers."""
+    """Transform one block of channels in one strip to tiles that begin at `base`; the last three are buffers."""
     lanes = p.lanes
     points0, points1, points2 = p.points[0], p.points[1], p.points[2]
     pitch = p.columns * lanes
@@ -204,7 +204,7 @@ def transform_strip(
                 for f2 in range(p.phases[2]):
                     f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
                     k = (b * p.phases[0] * p.phases[1] * p.phases[2] + f) * lanes
-                    at = (g * p.group_step + p0 * points1 * points2 * p.point_step
+                    at = (base + p0 * points1 * points2 * p.point_step
                           + k // p.pack * p.pack_step + k % p.pack + strip * p.width * p.tile_step)  # fmt: skip
                     start = (origins[p.table[2] + f2] - p.first[2]) * lanes
                     for p1 in range(points1):
@@ -232,11 +232,11 @@ def tile_units(
     mixed = empty(p.points[0] * slice_size if p.transform[0] else 0, array.dtype)
     lines = empty(p.points[1] * pitch, array.dtype)
     for unit in range(lo, hi):
-        part, block = unit // (p.groups * p.blocks), unit % (p.groups * p.blocks)
+        part, rest = unit // (p.groups * p.blocks), unit % (p.groups * p.blocks)
+        g, b = rest // p.blocks, rest % p.blocks
         # Strip after strip of the same planes, so that what is read next is known early.
         for strip in range(strips * part // ranges, strips * (part + 1) // ranges):
-            transform_strip(p, array, tiles, origins, block // p.blocks, block % p.blocks, first, strip,
-                            rows, mixed, lines)  # fmt: skip
+            transform_strip(p, array, tiles, g * p.group_step, origins, g, b, first, strip, rows, mixed, lines)
 
 
 def filler(layout: NDArray[np.void], dtype: str, strips: int, ranges: int = 0) -> Run:
@@ -253,10 +253,11 @@ def filler(layout: NDArray[np.void], dtype: str, strips: int, ranges: int = 0) -
     return run
 
 
-def private(layout: NDArray[np.void], itemsize: int) -> int:
-    """Return the bytes that each thread needs to transform tiles, or to transform products back."""
-    p = layout[0]
-    lanes, columns = int(p["lanes"]), int(p["columns"])
-    slices = int(max(p["elements"][0], p["points"][0]) + p["points"][0]) * int(p["span"][1])
-    lines = int(p["points"][0] * p["points"][1])
-    return itemsize * lanes * ((slices + lines) * columns + lanes)
+def private(itemsize: int, *sides: NDArray[np.void]) -> int:
+    """Return the bytes that each thread needs to transform tiles of these sides, or products back to them."""
+    layouts = [side[0] for side in sides]
+    slices = max(int(max(p["elements"][0], p["points"][0]) + p["points"][0]) for p in layouts)
+    size = max(int(p["span"][1]) * int(p["columns"]) for p in layouts)
+    lines = max(int(p["points"][0] * p["points"][1]) * int(p["columns"]) for p in layouts)
+    lanes = int(layouts[0]["lanes"])
+    return itemsize * lanes * (slices * size + lines + lanes)

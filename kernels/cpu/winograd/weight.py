@@ -235,7 +235,7 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
 
     private = itemsize * points * int(layout["point_step"][0])
     private += itemsize * lanes * (2 * g.taps * points + points)
-    private = max(private, tiles.private(x, itemsize), tiles.private(gy, itemsize))
+    private = max(private, tiles.private(itemsize, x), tiles.private(itemsize, gy))
     return run, x_elements * itemsize, gy_elements * itemsize, private, max(units, most * tiles.depth(gy) // lanes)
 
 

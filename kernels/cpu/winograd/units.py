@@ -1,0 +1,211 @@
+"""The compiled units of the forward pass and the input gradient: products between transforms.
+
+`product_units` read tiles that all threads have transformed together (`tiles.tile_units`), one unit for each block of
+channels of the result. A unit of `chunk_units` transforms the tiles of a chunk itself and computes all channels from
+them, so that neither they nor their products leave a core's caches; weights are transformed beforehand, by
+`store_units`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdeconv.kernels.cpu.buffers import empty
+from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.rows import zero_row
+from fastdeconv.kernels.cpu.tiles import product_tile
+from fastdeconv.kernels.cpu.winograd.results import mark, transform_back
+from fastdeconv.kernels.cpu.winograd.tiles import SIDE, place, transform_strip
+from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, transform_kernels
+
+BLOCK = np.dtype(
+    [
+        ("shape", "i8"),  # of a register tile, in `PRODUCT_SHAPES`
+        ("height", "i8"),  # its tiles
+        ("width", "i8"),  # its columns, those of a panel
+        ("block", "i8"),  # vectors of channels of a unit
+        ("blocks", "i8"),  # units beside each other
+        ("columns", "i8"),  # of a unit, whole panels
+        ("depth", "i8"),  # channels that are summed over, of one group, with their phases and padding
+        ("at_once", "i8"),  # strips that are multiplied before their products are transformed
+        ("pitch", "i8"),  # elements of a unit's weights of one point
+        ("point_step", "i8"),  # elements of a unit's products of one point
+        ("products_at", "i8"),  # where products begin in a unit's scratch memory
+        ("room", "i8"),  # elements of that
+        ("image", "i8"),  # strips of an image
+        ("chunks", "i8"),  # of an image, if chunks are parts of one
+    ]
+)
+
+
+@kernel("T[]", "T[]", BLOCK, KERNELS)
+def store_units(lo: int, hi: int, weight: Any, stored: Any, layout: Any, shape: Any) -> None:
+    """Transform the weights of one block of output channels of one group for all runs to come."""
+    p, w = layout[0], shape[0]
+    size = kernel_elements(w)
+    kernels, planes, rows = empty(size, weight.dtype), empty(size, weight.dtype), empty(size, weight.dtype)
+    for unit in range(lo, hi):
+        g, first = unit // p.blocks, unit % p.blocks * p.block
+        at = unit * w.points[0] * w.points[1] * w.points[2] * p.pitch
+        transform_kernels(w, weight, g, first, p.block, stored, at, p.depth, p.width, p.pitch,
+                          kernels, planes, rows)  # fmt: skip
+
+
+@device_function
+def multiply(
+    p: Any, q: Any, points: int, tiles: Any, tiles_at: int, rows: int, kernels: Any, kernels_at: int,
+    products: Any, products_at: int,
+) -> None:  # fmt: skip
+    """Multiply some tiles with the weights of one unit, point after point."""
+    for point in range(points):
+        at = tiles_at + point * q.point_step
+        for c in range(0, p.columns, p.width):
+            for m in range(0, rows, p.height):
+                to = products_at + point * p.point_step + m * p.columns + c
+                for k in range(0, p.depth, q.pack):
+                    product_tile(p.shape, min(q.pack, p.depth - k),
+                                 tiles, at + k // q.pack * q.pack_step + m * q.tile_step, q.tile_step, 1,
+                                 kernels, kernels_at + point * p.pitch + c * p.depth + k * p.width, p.width,
+                                 products, to, p.columns, k > 0)  # fmt: skip
+
+
+@device_function
+def write_products(
+    p: Any, t: Any, width: int, products: Any, products_at: int, first: int, some: int, g: int, block: int, many: int,
+    out: Any, origins: Any, extra: Any, add: bool, lines: Any, mixed: Any, rows: Any, row_marks: Any, column_marks: Any,
+) -> None:  # fmt: skip
+    """Transform the products of some strips, from the first on, back to `many` blocks of channels of the result."""
+    phases = t.phases[0] * t.phases[1] * t.phases[2]
+    marked = -1
+    for strip in range(some):
+        n, at0, at1, at2, tiles = place(t, first + strip)
+        mark(t, 1, origins, at1, 1, 1, row_marks)
+        if at2 != marked:
+            mark(t, 2, origins, at2, tiles, t.lattices[2], column_marks)
+            marked = at2
+        for b in range(many):
+            at = products_at + strip * width * p.columns + b * phases * t.lanes
+            transform_back(t, products, at, p.point_step, p.columns, n, at0, at1, at2, tiles, g, block + b,
+                           out, origins, extra, b * t.lanes, add,
+                           lines, mixed, rows, row_marks, column_marks)  # fmt: skip
+
+
+@kernel(
+    "T[]", "T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, KERNELS, SIDE, SIDE, "int[]", "int", "int", "int", "int", "slot"
+)
+def product_units(
+    lo: int, hi: int, source: Any, weight: Any, stored: Any, bias: Any, out: Any, room: Any, layout: Any, shape: Any,
+    source_side: Any, target_side: Any, origins: Any, first_strip: int, count: int, splits: int, adding: int,
+    slot: int,
+) -> None:  # fmt: skip
+    """Compute one block of channels of one group for one of `splits` ranges of `count` strips.
+
+    Weights are taken from `stored`, where `store_units` put them, if it is not empty.
+    `adding` is 0 in the forward pass; in the input gradient 1, and 2 for the first to add.
+    """
+    p, w, q, t = layout[0], shape[0], source_side[0], target_side[0]
+    lanes = t.lanes
+    points = t.points[0] * t.points[1] * t.points[2]
+    # What a call leaves in memory it touches again in the next one: fresh pages would cost more than the products.
+    left_at = slot * p.room
+    products_at = left_at + (0 if stored.size else p.products_at)
+    kernels = stored if stored.size else room
+    pitch = t.columns * lanes
+    lines = empty(t.points[0] * t.points[1] * pitch, out.dtype)
+    rows = empty(max(t.elements[0], t.points[0]) * t.span[1] * pitch + lanes * lanes, out.dtype)
+    mixed = empty(t.points[0] * t.span[1] * pitch if t.transform[0] else 0, out.dtype)
+    row_marks, column_marks = empty(t.span[1], np.int64), empty(t.columns, np.int64)
+    size = kernel_elements(w)
+    taps, tap_planes, tap_rows = empty(size, out.dtype), empty(size, out.dtype), empty(size, out.dtype)
+    extra = empty(t.blocks * lanes, out.dtype)
+    zero_row(extra, 0, t.blocks * lanes)
+    for unit in range(lo, hi):
+        # The range that is slowest is the one that the same thread has just transformed.
+        split, rest = unit // (t.groups * p.blocks), unit % (t.groups * p.blocks)
+        g, first = rest // p.blocks, rest % p.blocks * p.block
+        begin, end = count * split // splits, count * (split + 1) // splits
+        many = min(p.block, t.blocks - first)
+        channels = min(many * lanes, t.channels - first * lanes)
+        channel = g * t.channels + first * lanes
+        if stored.size:
+            left_at = rest * points * p.pitch
+        else:
+            transform_kernels(w, weight, g, first, p.block, room, left_at, p.depth, p.width, p.pitch,
+                              taps, tap_planes, tap_rows)  # fmt: skip
+        if bias.size:
+            for c in range(channels):
+                extra[c] = bias[channel + c]
+        if adding == 2:  # the first to add, to the images that begin here
+            for n in range(-(-(first_strip + begin) // p.image), -(-(first_strip + end) // p.image)):
+                zero_row(out, (n * t.groups * t.channels + channel) * t.plane, channels * t.plane)
+        for start in range(begin, end, p.at_once):
+            some = min(p.at_once, end - start)
+            at = g * q.group_step + start * q.width * q.tile_step
+            multiply(p, q, points, source, at, some * q.width, kernels, left_at, room, products_at)
+            write_products(p, t, q.width, room, products_at, first_strip + start, some, g, first, many,
+                           out, origins, extra, adding > 0, lines, mixed, rows, row_marks, column_marks)  # fmt: skip
+
+
+@device_function
+def _zero_from(p: Any, t: Any, n: int, g: int, chunk: int, out: Any) -> None:
+    """Zero an image's rows from those on that a chunk adds to first, before those of the next but one."""
+    row, height = t.first[1] + chunk * p.at_once // t.strips * t.hop[1], 2 * p.at_once // t.strips * t.hop[1]
+    begin = max(0, row) if chunk else 0
+    end = min(row + height, t.size[1]) if chunk + 2 < p.chunks else t.size[1]
+    for c in range(t.channels):
+        plane = ((n * t.groups + g) * t.channels + c) * t.plane
+        zero_row(out, plane + begin * t.size[2], max(0, end - begin) * t.size[2])
+
+
+@kernel("T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, SIDE, SIDE, "int[]", "int[]", "int", "int", "int", "slot")
+def chunk_units(
+    lo: int, hi: int, source: Any, stored: Any, bias: Any, out: Any, room: Any, layout: Any,
+    source_side: Any, target_side: Any, source_origins: Any, origins: Any, strips: int, adding: int, odd: int,
+    slot: int,
+) -> None:  # fmt: skip
+    """Compute all channels of one group for a chunk of `at_once` strips, whose tiles no other unit needs.
+
+    `adding` as in `product_units`. Neighbouring chunks of an image add to some rows of both: if it has several, those
+    that are `odd` follow the others, which zero their rows.
+    """
+    p, q, t = layout[0], source_side[0], target_side[0]
+    lanes = t.lanes
+    points = t.points[0] * t.points[1] * t.points[2]
+    tiles_at = slot * p.room
+    products_at = tiles_at + p.products_at
+    size = max(t.span[1] * t.columns, q.span[1] * q.columns) * lanes
+    lines = empty(t.points[0] * t.points[1] * max(t.columns, q.columns) * lanes, out.dtype)
+    rows = empty(max(t.elements[0], t.points[0]) * size + lanes * lanes, out.dtype)
+    mixed = empty(t.points[0] * size if t.transform[0] + q.transform[0] else 0, out.dtype)
+    row_marks, column_marks = empty(t.span[1], np.int64), empty(t.columns, np.int64)
+    extra = empty(p.block * lanes, out.dtype)
+    zero_row(extra, 0, p.block * lanes)
+    for unit in range(lo, hi):
+        g, chunk = unit % t.groups, unit // t.groups
+        start, end = chunk * p.at_once, strips
+        if p.chunks:
+            pairs = (p.chunks + 1 - odd) // 2
+            n, chunk = chunk // pairs, chunk % pairs * 2 + odd
+            start, end = n * p.image + chunk * p.at_once, (n + 1) * p.image
+            if adding == 2:
+                _zero_from(p, t, n, g, chunk, out)
+        some = min(p.at_once, end - start)
+        for strip in range(some):
+            for b in range(q.blocks):
+                transform_strip(q, source, room, tiles_at, source_origins, g, b, start, strip, rows, mixed, lines)
+        if adding == 2 and not p.chunks:
+            for n in range(-(-start // p.image), -(-(start + some) // p.image)):
+                zero_row(out, (n * t.groups + g) * t.channels * t.plane, t.channels * t.plane)
+        for block in range(p.blocks):
+            first = block * p.block
+            many = min(p.block, t.blocks - first)
+            if bias.size:
+                channel = g * t.channels + first * lanes
+                for c in range(min(many * lanes, t.channels - first * lanes)):
+                    extra[c] = bias[channel + c]
+            kernels_at = (g * p.blocks + block) * points * p.pitch
+            multiply(p, q, points, room, tiles_at, some * q.width, stored, kernels_at, room, products_at)
+            write_products(p, t, q.width, room, products_at, start, some, g, first, many,
+                           out, origins, extra, adding > 0, lines, mixed, rows, row_marks, column_marks)  # fmt: skip
