@@ -60,7 +60,8 @@ def test_parts_of_tiles(name, chunk, monkeypatch):
     p = CUT.get(name) or EDGE_CASES[name]
     for module, constant in ((products, "_TILES"), (weight, "_TILES"), (products, "_PRODUCTS"), (products, "RUN")):
         monkeypatch.setattr(module, constant, 64)
-    monkeypatch.setattr(products, "_CHUNK", max(chunk, 1))
+    monkeypatch.setattr(products, "_FEWEST", max(chunk, 1))
+    monkeypatch.setattr(products, "_CHUNK", 1)
     monkeypatch.setattr(products, "_LARGE", 10**6 if chunk else 0)
     monkeypatch.setattr(products, "_WEIGHTS", 10**6)
     for pass_, implementation in IMPLEMENTATIONS:
@@ -95,7 +96,7 @@ def test_chunks_of_an_image(name, monkeypatch):
         "wide": problem((1, 2, 21, 530), (2, 3, 3, 3), padding=1),
         "volume_of_one_slice": problem((1, 3, 1, 30, 8), (3, 2, 1, 3, 3)),
     }[name]
-    monkeypatch.setattr(products, "_CHUNK", 600 if name == "wide" else 6)
+    monkeypatch.setattr(products, "_FEWEST", 600 if name == "wide" else 6)
     monkeypatch.setattr(products, "_LARGE", 2)
     monkeypatch.setattr(products, "_WEIGHTS", 10**6)
     chosen = []

@@ -19,9 +19,9 @@ OUTER_ROWS = 8 if REGISTERS == 32 else 6
 INNER_ROWS = 4 if REGISTERS == 32 else 3
 
 # Rows and vectors in a row of a `product_tile`.
-PRODUCT_SHAPES = (
-    ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4)) if REGISTERS == 32 else ((4, 3), (4, 2), (4, 1), (2, 5), (6, 2))
-)
+PRODUCT_SHAPES = ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4)) if REGISTERS == 32 else ((4, 3), (4, 2), (4, 1), (2, 5))
+# The same of a `block_tile`.
+BLOCK_SHAPES = ((8, 3), (8, 2), (8, 1)) if REGISTERS == 32 else ((6, 2), (4, 3), (8, 1))
 
 
 def outer_columns(rows: int) -> int:
@@ -318,3 +318,73 @@ def _panel_tile(vectors: Vectors, arguments: list[Any]) -> None:
             emit([builder.gep(left, [index(m)]) for m in range(rows)], rows, 4)
         with otherwise:  # each row takes a register for its address: eight leave none for more terms
             emit([builder.gep(left, [builder.mul(left_row, index(m))]) for m in range(rows)], 1, 4 if rows == 4 else 1)
+
+
+@intrinsic
+def block_tile(
+    typing_context: Any,
+    shape: Any, depth: Any, left: Any, left_at: Any, left_step: Any, panel: Any, panel_at: Any,
+    tile: Any, tile_at: Any, tile_row: Any, add: Any,
+) -> Any:  # fmt: skip
+    """Compute ``tile[m·tile_row + q] = Σ_k left[k // lanes · left_step + m·lanes + k % lanes] · panel[k, q]``.
+
+    ``BLOCK_SHAPES[shape]`` tells the rows m, and the vectors that q runs over; k runs over `depth`, whole vectors. If
+    `add`, what is in the tile already is added. Rows on the left are a vector apart, so that places are constants of
+    the loop: 20 instructions for 12 multiply-adds, where `product_tile` takes 24 to 29.
+    """
+    integer = types.int64
+    signature = types.void(
+        integer, integer, left, integer, integer, panel, integer, tile, integer, integer, types.boolean
+    )
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        shape, depth, left, left_at, left_step, panel, panel_at, tile, tile_at, tile_row, add = arguments
+        types_ = signature.args
+        left_base = pointer(context, builder, types_[2], left, left_at)
+        panel_base = pointer(context, builder, types_[5], panel, panel_at)
+        tile_base = pointer(context, builder, types_[7], tile, tile_at)
+        flag = builder.zext(add, index(0).type)
+        values = [shape, depth, left_base, left_step, panel_base, tile_base, tile_row, flag]
+        call_once_compiled(builder, "block_tile", types_[2].dtype, values, _block_tile)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _block_tile(vectors: Vectors, arguments: list[Any]) -> None:
+    shape, depth, left, step, panel, tile, tile_row, add = arguments
+    builder, lanes = vectors.builder, vectors.lanes
+    adding = builder.icmp_signed("!=", add, index(0))
+    terms = min(lanes, 8)  # of a turn
+
+    def emit(which: int) -> None:
+        rows, columns = BLOCK_SHAPES[which]
+
+        def add_block(block: Any, sums: list[Any]) -> list[Any]:
+            there = builder.gep(left, [builder.mul(block, step)])
+            here = builder.gep(panel, [builder.mul(block, index(lanes * columns * lanes))])
+            line = LINE // vectors.bytes
+            for ahead in range(rows * lanes, 2 * rows * lanes, line):
+                vectors.prefetch(there, index(ahead))
+
+            def add_terms(turn: Any, sums: list[Any]) -> list[Any]:
+                row = builder.gep(there, [builder.mul(turn, index(terms))])
+                right = builder.gep(here, [builder.mul(turn, index(terms * columns * lanes))])
+                for k in range(terms):
+                    x = [vectors.load(right, index((k * columns + r) * lanes)) for r in range(columns)]
+                    updated = []
+                    for m in range(rows):
+                        w = vectors.broadcast(row, index(m * lanes + k))
+                        updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
+                    sums = updated
+                return sums
+
+            return (
+                add_terms(index(0), sums) if lanes == terms else loop(builder, index(lanes // terms), sums, add_terms)
+            )
+
+        blocks = builder.sdiv(depth, index(lanes))
+        sums = loop(builder, blocks, [vectors.zero] * (rows * columns), add_block)
+        _store_tile(vectors, sums, columns, tile, tile_row, adding)
+
+    switch(builder, shape, range(len(BLOCK_SHAPES)), emit)

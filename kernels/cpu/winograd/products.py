@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import merged
-from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES
+from fastdeconv.kernels.cpu.tiles import BLOCK_SHAPES
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, counts, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.units import BLOCK, chunk_units, product_units, store_units
@@ -58,9 +58,9 @@ _STORED = 7
 _UNITS = min(32, 2 * int(numba.config.NUMBA_NUM_THREADS))
 # A range of fewer tiles would not pay for transforming its weights.
 _RANGE = 512
-# Tiles of a chunk, about, and at most so many times as many; columns of the weights that it meets at once, in vectors.
-# Weights of a point, and products of all points, then stay in the second-level cache.
-_CHUNK, _LARGE = 48, 3
+# Tiles of a chunk, about, at least and at most: few where all weights stay in the second-level cache beside them. It
+# may have so many times as many; it meets so many vectors of columns at once, so that products of all points stay too.
+_FEWEST, _CHUNK, _LARGE = 24, 64, 3
 _CHUNK_VECTORS = 8
 # Weights are read once a chunk: more than tiles, so many times, they would come from memory too often.
 _WEIGHTS = 1.5
@@ -84,16 +84,17 @@ def _shape(blocks: int, phases: int, tiles: int, most: int, dtype: str) -> _Shap
     lanes, most = host.lanes(dtype), max(1, min(blocks, most))
 
     def work(shape: int, block: int) -> float:
-        height, vectors = PRODUCT_SHAPES[shape]
+        height, vectors = BLOCK_SHAPES[shape]
         columns = -(-block * phases // vectors) * vectors * lanes
         products = -(-blocks // block) * columns * -(-tiles // height) * height
-        # Beside a product a cycle, columns of the weights come from the second cache for each tile of registers, and
-        # tiles from a far one once a unit.
-        return products * (1 + (vectors + 1) / (height * vectors) + 4 / columns)
+        # A multiply-add that reads more than some 0.8 operands waits for them. Beside it, columns of the weights come from
+        # the second cache for each tile of registers, and tiles from a far one once a unit.
+        operands = (height + vectors) / (height * vectors)
+        return products * (max(1, 1.2 * operands) + (vectors + 1) / (height * vectors) + 4 / columns)
 
-    shape, block = min(itertools.product(range(len(PRODUCT_SHAPES)), range(max(1, most // 2), most + 1)),
+    shape, block = min(itertools.product(range(len(BLOCK_SHAPES)), range(max(1, most // 2), most + 1)),
                        key=lambda s: work(*s))  # fmt: skip
-    height, vectors = PRODUCT_SHAPES[shape]
+    height, vectors = BLOCK_SHAPES[shape]
     return _Shape(shape, height, vectors * lanes, block)
 
 
@@ -117,7 +118,7 @@ class _Group:
         self.phases = math.prod(len(s.phases) for s in group) if forward else 1  # of the result
         self.blocks = int(self.target["blocks"][0])
         self.depth = tiles.depth(self.source)
-        self.pack = -(-self.depth // (self.lanes * -(-self.depth // RUN))) * self.lanes
+        self.run = -(-self.depth // (self.lanes * -(-self.depth // RUN))) * self.lanes
         self.weights = kernels(g, group, forward)
         self.work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
         self.private = tiles.private(self.itemsize, self.source, self.target)
@@ -134,8 +135,8 @@ class _Group:
         layout = np.zeros(1, BLOCK)
         for name, value in {
             "shape": shape.register, "height": shape.height, "width": shape.width, "block": shape.block,
-            "blocks": -(-self.blocks // shape.block), "columns": columns, "depth": self.depth, "at_once": at_once,
-            "pitch": pitch, "point_step": point_step, "image": self.image,
+            "blocks": -(-self.blocks // shape.block), "columns": columns, "depth": self.depth, "run": self.run,
+            "at_once": at_once, "pitch": pitch, "point_step": point_step, "image": self.image,
         }.items():  # fmt: skip
             layout[name] = value
         return layout
@@ -203,26 +204,27 @@ def _part(group: _Group) -> _Part:
 
 
 def _strips_of_a_chunk(group: _Group) -> tuple[int, int]:
-    """Return how many strips make a chunk of about `_CHUNK` tiles, 0 if there are too few for all threads.
+    """Return how many strips make a chunk, 0 if there are too few for all threads.
 
     The second value tells the chunks of an image, if those of one are computed after each other: what adds to its
     result is cut between images, or else between rows of tiles.
     """
     units = group.g.groups
+    most = max(_FEWEST, min(_CHUNK, group.depth // 4))
     whole = 1 if group.forward else group.image
-    chunks = -(-group.strips * group.wide // _CHUNK)
+    chunks = -(-group.strips * group.wide // most)
     chunks = -(-chunks // _threads()) * _threads()  # so that they end together
     at_once = -(-group.strips // whole // chunks) * whole
-    if units * -(-group.strips // at_once) >= _threads() and at_once * group.wide <= _LARGE * _CHUNK:
+    if units * -(-group.strips // at_once) >= _threads() and at_once * group.wide <= _LARGE * most:
         return at_once, 0
     p = group.target[0]
     if group.forward or p["tiles"][0] * p["lattices"][0] * p["lattices"][1] > 1:
         return 0, 0
-    chunks = 2 * -(-group.image * group.wide // (2 * _CHUNK))
+    chunks = 2 * -(-group.image * group.wide // (2 * most))
     at_once = -(-int(p["tiles"][1]) // chunks) * int(p["strips"])
     chunks = -(-group.image // at_once)
     few = units * group.g.batch * (chunks // 2) < _threads()
-    return (0, 0) if few or at_once * group.wide > _LARGE * _CHUNK else (at_once, chunks)
+    return (0, 0) if few or at_once * group.wide > _LARGE * most else (at_once, chunks)
 
 
 def _by_chunks(group: _Group, at_once: int, chunks: int) -> _Part | None:
@@ -236,9 +238,9 @@ def _by_chunks(group: _Group, at_once: int, chunks: int) -> _Part | None:
     stored, store = group.storing(layout)
     if stored > _WEIGHTS * group.points * group.depth * g.groups * group.strips * group.wide:
         return None
-    tiles.lay_out(source, at_once, group.pack, group.lanes)
+    tiles.lay_out(source, at_once, group.lanes)
     # The last register tile may reach past the last tile.
-    products_at = int(source["group_step"][0]) + shape.height * (group.pack + group.lanes)
+    products_at = int(source["group_step"][0]) + shape.height * group.lanes
     room = products_at + group.points * int(layout["point_step"][0])
     layout["products_at"], layout["room"], layout["chunks"] = products_at, room, chunks
     units = g.groups * -(-group.strips // at_once)
@@ -294,7 +296,7 @@ def _together(group: _Group) -> _Part:
     layout = group.units(shape, at_once)
     stored, store = group.storing(layout)
     # The last register tile may reach past the last tile.
-    elements = tiles.lay_out(source, most, group.pack, group.lanes) + shape.height * (group.pack + group.lanes)
+    elements = tiles.lay_out(source, most, group.lanes, run=at_once) + shape.height * group.lanes
     layout["products_at"] = group.points * int(layout["pitch"][0])
     room = group.points * int(layout["pitch"][0] + layout["point_step"][0])
     layout["room"] = room

@@ -4,8 +4,8 @@ Tiles are cut into strips: those that follow one another along a row. A unit of 
 one block of channels, as many as a vector has lanes, turns them to columns (`..columns`), and transforms vectors: one
 lane is one channel. Nothing depends on how tiles lie but where columns are read.
 
-Transformed tiles lie as (group, point, pack of channels, tile, channel of the pack). Channels are padded with zeros to
-whole blocks; where tiles have phases, those of a block follow one another: (block, phase, lane).
+Transformed tiles lie as (group, run of strips, point, pack of channels, tile, channel of the pack). Channels are padded
+with zeros to whole blocks; where tiles have phases, those of a block follow one another: (block, phase, lane).
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ SIDE = np.dtype(
         ("tile_step", "i8"),
         ("pack_step", "i8"),
         ("point_step", "i8"),
+        ("run", "i8"),  # strips whose tiles lie side by side
+        ("run_step", "i8"),
         ("group_step", "i8"),
     ]
 )
@@ -105,17 +107,20 @@ def side(
     return layout, ints(origins)
 
 
-def lay_out(layout: NDArray[np.void], strips: int, pack: int, skew: int = 0) -> int:
+def lay_out(layout: NDArray[np.void], strips: int, pack: int, skew: int = 0, run: int = 0) -> int:
     """Fill in how transformed tiles of so many strips lie, and return their elements.
 
-    `pack` is the channels of a pack, phases included; its rows are `skew` elements longer, which are not used.
+    `pack` is the channels of a pack, phases included; its rows are `skew` elements longer, which are not used. `run`
+    strips lie side by side, or all if it is 0.
     """
-    lanes, tiles = int(layout["lanes"][0]), strips * int(layout["width"][0])
-    layout["pack"], layout["tile_step"] = pack, pack + skew
-    layout["pack_step"] = tiles * (pack + skew)
-    # Points apart by a power of two would share cache sets.
+    run = run or strips
+    lanes, width = int(layout["lanes"][0]), int(layout["width"][0])
+    layout["pack"], layout["tile_step"], layout["run"] = pack, pack + skew, run
+    # Packs and points apart by a power of two would share cache sets.
+    layout["pack_step"] = run * width * (pack + skew) + (lanes if run * width % 8 == 0 else 0)
     layout["point_step"] = -(-depth(layout) // pack) * layout["pack_step"] + 5 * lanes
-    layout["group_step"] = math.prod(layout["points"][0].tolist()) * layout["point_step"]
+    layout["run_step"] = math.prod(layout["points"][0].tolist()) * layout["point_step"]
+    layout["group_step"] = -(-strips // run) * layout["run_step"]
     return int(layout["groups"][0] * layout["group_step"][0])
 
 
@@ -169,14 +174,17 @@ def read_rows(
 
 @device_function
 def transform_strip(
-    p: Any, array: Any, tiles: Any, base: int, origins: Any, g: int, b: int, first: int, strip: int,
+    p: Any, array: Any, tiles: Any, base: int, number: int, origins: Any, g: int, b: int, strip: int,
     rows: Any, mixed: Any, lines: Any,
 ) -> None:  # fmt: skip
-    """Transform one block of channels in one strip to tiles that begin at `base`; the last three are buffers."""
+    """Transform one block of channels in one strip, whose `number` is its place in a run of tiles from `base` on.
+
+    The last three are buffers.
+    """
     lanes = p.lanes
     points0, points1, points2 = p.points[0], p.points[1], p.points[2]
     pitch = p.columns * lanes
-    n, at0, at1, at2, count = place(p, first + strip)
+    n, at0, at1, at2, count = place(p, strip)
     column = p.first[2] + at2
     begin = min(max(0, column), p.size[2])
     end = max(begin, min(p.size[2], column + p.columns))
@@ -205,7 +213,7 @@ def transform_strip(
                     f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
                     k = (b * p.phases[0] * p.phases[1] * p.phases[2] + f) * lanes
                     at = (base + p0 * points1 * points2 * p.point_step
-                          + k // p.pack * p.pack_step + k % p.pack + strip * p.width * p.tile_step)  # fmt: skip
+                          + k // p.pack * p.pack_step + k % p.pack + number * p.width * p.tile_step)  # fmt: skip
                     start = (origins[p.table[2] + f2] - p.first[2]) * lanes
                     for p1 in range(points1):
                         for c in range(p.lattices[2]):
@@ -236,7 +244,8 @@ def tile_units(
         g, b = rest // p.blocks, rest % p.blocks
         # Strip after strip of the same planes, so that what is read next is known early.
         for strip in range(strips * part // ranges, strips * (part + 1) // ranges):
-            transform_strip(p, array, tiles, g * p.group_step, origins, g, b, first, strip, rows, mixed, lines)
+            at = g * p.group_step + strip // p.run * p.run_step
+            transform_strip(p, array, tiles, at, strip % p.run, origins, g, b, first + strip, rows, mixed, lines)
 
 
 def filler(layout: NDArray[np.void], dtype: str, strips: int, ranges: int = 0) -> Run:

@@ -15,20 +15,21 @@ import numpy as np
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import zero_row
-from fastdeconv.kernels.cpu.tiles import product_tile
+from fastdeconv.kernels.cpu.tiles import block_tile
 from fastdeconv.kernels.cpu.winograd.results import mark, transform_back
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE, place, transform_strip
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, transform_kernels
 
 BLOCK = np.dtype(
     [
-        ("shape", "i8"),  # of a register tile, in `PRODUCT_SHAPES`
+        ("shape", "i8"),  # of a register tile, in `BLOCK_SHAPES`
         ("height", "i8"),  # its tiles
         ("width", "i8"),  # its columns, those of a panel
         ("block", "i8"),  # vectors of channels of a unit
         ("blocks", "i8"),  # units beside each other
         ("columns", "i8"),  # of a unit, whole panels
         ("depth", "i8"),  # channels that are summed over, of one group, with their phases and padding
+        ("run", "i8"),  # of those that a partial sum adds
         ("at_once", "i8"),  # strips that are multiplied before their products are transformed
         ("pitch", "i8"),  # elements of a unit's weights of one point
         ("point_step", "i8"),  # elements of a unit's products of one point
@@ -62,13 +63,13 @@ def multiply(
     for point in range(points):
         at = tiles_at + point * q.point_step
         for c in range(0, p.columns, p.width):
-            for m in range(0, rows, p.height):
-                to = products_at + point * p.point_step + m * p.columns + c
-                for k in range(0, p.depth, q.pack):
-                    product_tile(p.shape, min(q.pack, p.depth - k),
-                                 tiles, at + k // q.pack * q.pack_step + m * q.tile_step, q.tile_step, 1,
-                                 kernels, kernels_at + point * p.pitch + c * p.depth + k * p.width, p.width,
-                                 products, to, p.columns, k > 0)  # fmt: skip
+            for k in range(0, p.depth, p.run):
+                panel = kernels_at + point * p.pitch + c * p.depth + k * p.width
+                for m in range(0, rows, p.height):
+                    block_tile(p.shape, min(p.run, p.depth - k),
+                               tiles, at + k // q.lanes * q.pack_step + m * q.lanes, q.pack_step, kernels, panel,
+                               products, products_at + point * p.point_step + m * p.columns + c, p.columns,
+                               k > 0)  # fmt: skip
 
 
 @device_function
@@ -140,12 +141,15 @@ def product_units(
         if adding == 2:  # the first to add, to the images that begin here
             for n in range(-(-(first_strip + begin) // p.image), -(-(first_strip + end) // p.image)):
                 zero_row(out, (n * t.groups * t.channels + channel) * t.plane, channels * t.plane)
-        for start in range(begin, end, p.at_once):
-            some = min(p.at_once, end - start)
-            at = g * q.group_step + start * q.width * q.tile_step
+        start = begin
+        while start < end:
+            number = start % p.at_once
+            some = min(p.at_once - number, end - start)
+            at = g * q.group_step + start // p.at_once * q.run_step + number * q.width * lanes
             multiply(p, q, points, source, at, some * q.width, kernels, left_at, room, products_at)
             write_products(p, t, q.width, room, products_at, first_strip + start, some, g, first, many,
                            out, origins, extra, adding > 0, lines, mixed, rows, row_marks, column_marks)  # fmt: skip
+            start += some
 
 
 @device_function
@@ -194,7 +198,8 @@ def chunk_units(
         some = min(p.at_once, end - start)
         for strip in range(some):
             for b in range(q.blocks):
-                transform_strip(q, source, room, tiles_at, source_origins, g, b, start, strip, rows, mixed, lines)
+                transform_strip(q, source, room, tiles_at, strip, source_origins, g, b, start + strip,
+                                rows, mixed, lines)  # fmt: skip
         if adding == 2 and not p.chunks:
             for n in range(-(-start // p.image), -(-(start + some) // p.image)):
                 zero_row(out, (n * t.groups + g) * t.channels * t.plane, t.channels * t.plane)
