@@ -87,7 +87,7 @@ def _shape(blocks: int, phases: int, tiles: int, most: int, dtype: str) -> _Shap
         height, vectors = BLOCK_SHAPES[shape]
         columns = -(-block * phases // vectors) * vectors * lanes
         products = -(-blocks // block) * columns * -(-tiles // height) * height
-        # A multiply-add that reads more than some 0.8 operands waits for them. Beside it, columns of the weights come from
+        # A multiply-add that reads more than some 0.8 operands waits for them. Beside it, columns of weights come from
         # the second cache for each tile of registers, and tiles from a far one once a unit.
         operands = (height + vectors) / (height * vectors)
         return products * (max(1, 1.2 * operands) + (vectors + 1) / (height * vectors) + 4 / columns)
