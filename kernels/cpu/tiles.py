@@ -218,7 +218,6 @@ def product_tile(
 def _product_tile(vectors: Vectors, arguments: list[Any]) -> None:
     shape, depth, left, row, step, right, right_step, tile, tile_row, add = arguments
     builder, lanes = vectors.builder, vectors.lanes
-    adding = builder.icmp_signed("!=", add, index(0))
 
     def emit(which: int) -> None:
         rows, columns = PRODUCT_SHAPES[which]
@@ -235,19 +234,21 @@ def _product_tile(vectors: Vectors, arguments: list[Any]) -> None:
             return updated
 
         sums = loop(builder, depth, [vectors.zero] * (rows * columns), body)
-        _store_tile(vectors, sums, columns, tile, tile_row, adding)
+        _store_tile(vectors, sums, tile, tile_row, add, columns)
 
     switch(builder, shape, range(len(PRODUCT_SHAPES)), emit)
 
 
-def _store_tile(vectors: Vectors, sums: list[Any], columns: int, tile: Any, tile_row: Any, adding: Any) -> None:
-    """Store the sums of a tile row by row, or add them to what is there."""
+def _store_tile(
+    vectors: Vectors, sums: list[Any], tile: Any, tile_row: Any, add: Any, columns: int = PRODUCT_SHAPES[0][1]
+) -> None:
+    """Store the sums of a tile row by row, or `add` them to what is there."""
     builder = vectors.builder
     places = [
         builder.add(builder.mul(tile_row, index(i // columns)), index(i % columns * vectors.lanes))
         for i in range(len(sums))
     ]
-    with builder.if_else(adding) as (then, otherwise):
+    with builder.if_else(builder.icmp_signed("!=", add, index(0))) as (then, otherwise):
         with then:
             for value, place in zip(sums, places):
                 vectors.store(builder.fadd(vectors.load(tile, place), value), tile, place)
@@ -288,36 +289,77 @@ def panel_tile(
 
 def _panel_tile(vectors: Vectors, arguments: list[Any]) -> None:
     depth, left, left_row, panel, tile, tile_row, packed, add = arguments
-    builder, (rows, columns) = vectors.builder, PRODUCT_SHAPES[0]
-    adding = builder.icmp_signed("!=", add, index(0))
+    builder, (rows, _) = vectors.builder, PRODUCT_SHAPES[0]
 
     def emit(lefts: list[Any], step: int, terms: int) -> None:
-        """Emit a loop with so many terms of the sums in each turn, and one for those left."""
-
-        def add_terms(first: Any, count: int, sums: list[Any]) -> list[Any]:
-            here = builder.gep(panel, [builder.mul(first, index(columns * vectors.lanes))])
-            there = [builder.gep(each, [builder.mul(first, index(step))]) for each in lefts]
-            for k in range(count):
-                x = [vectors.load(here, index((k * columns + r) * vectors.lanes)) for r in range(columns)]
-                updated = []
-                for m in range(rows):
-                    w = vectors.broadcast(there[m], index(k * step))
-                    updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
-                sums = updated
-            return sums
-
-        turns = builder.sdiv(depth, index(terms))
-        done = builder.mul(turns, index(terms))
-        sums = [vectors.zero] * (rows * columns)
-        sums = loop(builder, turns, sums, lambda i, sums: add_terms(builder.mul(i, index(terms)), terms, sums))
-        sums = loop(builder, builder.sub(depth, done), sums, lambda i, sums: add_terms(builder.add(done, i), 1, sums))
-        _store_tile(vectors, sums, columns, tile, tile_row, adding)
+        sums = _panel_sums(vectors, depth, lefts, step, panel, terms)
+        _store_tile(vectors, sums, tile, tile_row, add)
 
     with builder.if_else(builder.icmp_signed("!=", packed, index(0))) as (then, otherwise):
         with then:
             emit([builder.gep(left, [index(m)]) for m in range(rows)], rows, 4)
         with otherwise:  # each row takes a register for its address: eight leave none for more terms
             emit([builder.gep(left, [builder.mul(left_row, index(m))]) for m in range(rows)], 1, 4 if rows == 4 else 1)
+
+
+def _panel_sums(vectors: Vectors, depth: Any, lefts: list[Any], step: int, panel: Any, terms: int) -> list[Any]:
+    """Emit a loop with so many terms of a panel's sums in each turn, and one for those left; return the sums."""
+    builder, (rows, columns) = vectors.builder, PRODUCT_SHAPES[0]
+
+    def add_terms(first: Any, count: int, sums: list[Any]) -> list[Any]:
+        here = builder.gep(panel, [builder.mul(first, index(columns * vectors.lanes))])
+        there = [builder.gep(each, [builder.mul(first, index(step))]) for each in lefts]
+        for k in range(count):
+            x = [vectors.load(here, index((k * columns + r) * vectors.lanes)) for r in range(columns)]
+            updated = []
+            for m in range(rows):
+                w = vectors.broadcast(there[m], index(k * step))
+                updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
+            sums = updated
+        return sums
+
+    turns = builder.sdiv(depth, index(terms))
+    done = builder.mul(turns, index(terms))
+    sums = [vectors.zero] * (rows * columns)
+    sums = loop(builder, turns, sums, lambda i, sums: add_terms(builder.mul(i, index(terms)), terms, sums))
+    return loop(builder, builder.sub(depth, done), sums, lambda i, sums: add_terms(builder.add(done, i), 1, sums))
+
+
+@intrinsic
+def channel_tile(
+    typing_context: Any, depth: Any, left: Any, left_at: Any, panel: Any, panel_at: Any,
+    tile: Any, tile_at: Any, tile_row: Any, add: Any,
+) -> Any:  # fmt: skip
+    """Compute what `panel_tile` does where a row of the left side follows another after `channel_step` elements.
+
+    ``tile[m·tile_row + q] = Σ_k left[k·channel_step + m] · panel[k, q]``: vectors of channels multiply a panel.
+    """
+    integer = types.int64
+    signature = types.void(integer, left, integer, panel, integer, tile, integer, integer, types.boolean)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        depth, left, left_at, panel, panel_at, tile, tile_at, tile_row, add = arguments
+        types_ = signature.args
+        left_base = pointer(context, builder, types_[1], left, left_at)
+        panel_base = pointer(context, builder, types_[3], panel, panel_at)
+        tile_base = pointer(context, builder, types_[5], tile, tile_at)
+        values = [depth, left_base, panel_base, tile_base, tile_row, builder.zext(add, index(0).type)]
+        call_once_compiled(builder, "channel_tile", types_[1].dtype, values, _channel_tile)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def channel_step(lanes: int) -> int:
+    """Return the elements between rows of the left side of a `channel_tile`: those of a vector, or of its rows."""
+    return max(lanes, PRODUCT_SHAPES[0][0])
+
+
+def _channel_tile(vectors: Vectors, arguments: list[Any]) -> None:
+    depth, left, panel, tile, tile_row, add = arguments
+    lefts = [vectors.builder.gep(left, [index(m)]) for m in range(PRODUCT_SHAPES[0][0])]
+    sums = _panel_sums(vectors, depth, lefts, channel_step(vectors.lanes), panel, 4)
+    _store_tile(vectors, sums, tile, tile_row, add)
 
 
 @intrinsic
@@ -354,7 +396,6 @@ def block_tile(
 def _block_tile(vectors: Vectors, arguments: list[Any]) -> None:
     shape, depth, left, step, panel, tile, tile_row, add = arguments
     builder, lanes = vectors.builder, vectors.lanes
-    adding = builder.icmp_signed("!=", add, index(0))
     terms = min(lanes, 8)  # of a turn
 
     def emit(which: int) -> None:
@@ -385,6 +426,6 @@ def _block_tile(vectors: Vectors, arguments: list[Any]) -> None:
 
         blocks = builder.sdiv(depth, index(lanes))
         sums = loop(builder, blocks, [vectors.zero] * (rows * columns), add_block)
-        _store_tile(vectors, sums, columns, tile, tile_row, adding)
+        _store_tile(vectors, sums, tile, tile_row, add, columns)
 
     switch(builder, shape, range(len(BLOCK_SHAPES)), emit)

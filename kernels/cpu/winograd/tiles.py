@@ -52,7 +52,6 @@ SIDE = np.dtype(
         ("span", "i8", (3,)),  # elements under the tiles of all phases that begin together
         ("columns", "i8"),  # elements under a strip
         ("pack", "i8"),  # channels of a pack, phases included
-        ("tile_step", "i8"),
         ("pack_step", "i8"),
         ("point_step", "i8"),
         ("run", "i8"),  # strips whose tiles lie side by side
@@ -107,17 +106,16 @@ def side(
     return layout, ints(origins)
 
 
-def lay_out(layout: NDArray[np.void], strips: int, pack: int, skew: int = 0, run: int = 0) -> int:
+def lay_out(layout: NDArray[np.void], strips: int, pack: int, run: int = 0) -> int:
     """Fill in how transformed tiles of so many strips lie, and return their elements.
 
-    `pack` is the channels of a pack, phases included; its rows are `skew` elements longer, which are not used. `run`
-    strips lie side by side, or all if it is 0.
+    `pack` is the channels of a pack, phases included. `run` strips lie side by side, or all if it is 0.
     """
     run = run or strips
     lanes, width = int(layout["lanes"][0]), int(layout["width"][0])
-    layout["pack"], layout["tile_step"], layout["run"] = pack, pack + skew, run
+    layout["pack"], layout["run"] = pack, run
     # Packs and points apart by a power of two would share cache sets.
-    layout["pack_step"] = run * width * (pack + skew) + (lanes if run * width % 8 == 0 else 0)
+    layout["pack_step"] = run * width * pack + (lanes if run * width % 8 == 0 else 0)
     layout["point_step"] = -(-depth(layout) // pack) * layout["pack_step"] + 5 * lanes
     layout["run_step"] = math.prod(layout["points"][0].tolist()) * layout["point_step"]
     layout["group_step"] = -(-strips // run) * layout["run_step"]
@@ -213,17 +211,17 @@ def transform_strip(
                     f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
                     k = (b * p.phases[0] * p.phases[1] * p.phases[2] + f) * lanes
                     at = (base + p0 * points1 * points2 * p.point_step
-                          + k // p.pack * p.pack_step + k % p.pack + number * p.width * p.tile_step)  # fmt: skip
+                          + k // p.pack * p.pack_step + k % p.pack + number * p.width * p.pack)  # fmt: skip
                     start = (origins[p.table[2] + f2] - p.first[2]) * lanes
                     for p1 in range(points1):
                         for c in range(p.lattices[2]):
                             of = p1 * pitch + start + c * p.shift[2] * lanes
-                            to = at + p1 * points2 * p.point_step + c * p.wide * p.tile_step
+                            to = at + p1 * points2 * p.point_step + c * p.wide * p.pack
                             combine(p.transform[2], lines, of, p.stride[2] * lanes, p.hop[2] * lanes,
-                                    tiles, to, p.point_step, p.tile_step, count)  # fmt: skip
+                                    tiles, to, p.point_step, p.pack, count)  # fmt: skip
                             for t in range(count, p.wide):
                                 for p2 in range(points2):
-                                    zero_row(tiles, to + p2 * p.point_step + t * p.tile_step, lanes)
+                                    zero_row(tiles, to + p2 * p.point_step + t * p.pack, lanes)
 
 
 @kernel("T[]", "T[]", SIDE, "int[]", "int", "int", "int")

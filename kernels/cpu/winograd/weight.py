@@ -31,7 +31,7 @@ from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import zero_row
-from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, product_tile
+from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, channel_step, channel_tile
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, counts, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.products import RUN
@@ -42,15 +42,17 @@ from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, R
 
 Array = NDArray[Any]
 
+HEIGHT, COLUMNS = PRODUCT_SHAPES[0]  # rows, and vectors in a row, of a register tile
+
 SUMS = np.dtype(
     [
-        ("shape", "i8"),  # of a register tile, in `PRODUCT_SHAPES`
-        ("height", "i8"),  # its rows
-        ("width", "i8"),  # its columns
-        ("packs", "i8"),  # of rows
-        ("blocks", "i8"),  # packs of columns
-        ("rows", "i8"),  # of a unit's sums, whole register tiles
-        ("columns", "i8"),
+        ("width", "i8"),  # columns of a panel
+        ("rows", "i8"),  # channels of a unit's rows
+        ("blocks", "i8"),  # vectors of output channels of a unit
+        ("below", "i8"),  # units of rows
+        ("beside", "i8"),  # units of columns
+        ("pitch", "i8"),  # columns of a unit's sums, whole panels
+        ("run", "i8"),  # tiles that a sum in registers adds
         ("point_step", "i8"),
     ]
 )
@@ -59,6 +61,8 @@ SUMS = np.dtype(
 _SUMS = 512 << 10
 # Rows of a unit, in bytes of a tile, and its columns: more of either would hardly be read less often.
 _ROWS, _COLUMNS = 256, 512
+# Tiles of a panel, in bytes, that are summed in registers: they stay in the first cache.
+_PANEL = 24 << 10
 # Transformed tiles of so many bytes are summed before the next ones are made: each time, all sums are transformed.
 _TILES = 9 << 20
 
@@ -103,66 +107,64 @@ def weight_units(
     zeros = empty(lanes, out.dtype)
     zero_row(zeros, 0, lanes)
     for unit in range(lo, hi):
-        block = unit % p.blocks
-        rest = unit // p.blocks
-        pack, g = rest % p.packs, rest // p.packs
+        block = unit % p.beside
+        rest = unit // p.beside
+        top, g = rest % p.below * p.rows, rest // p.below
+        first = block * p.blocks
+        many = min(p.blocks, right.blocks - first)
+        # The first panel may begin with columns of the unit before.
+        panel, lead = first * phases * lanes // p.width, first * phases * lanes % p.width
+        columns = lead + many * phases * lanes
+        channels = min(p.rows, left.channels - top)
         for point in range(points):
-            left_at = g * left.group_step + point * left.point_step + pack * left.pack_step
-            right_at = g * right.group_step + point * right.point_step + block * right.pack_step
-            for k in range(0, count, RUN):
-                run = min(RUN, count - k)
-                for c in range(0, right.pack, p.width):
-                    for m in range(0, left.pack, p.height):
-                        product_tile(p.shape, run, x, left_at + k * left.tile_step + m, 1, left.tile_step,
-                                     gy, right_at + k * right.tile_step + c, right.tile_step,
-                                     sums, point * p.point_step + m * p.columns + c, p.columns, k > 0)  # fmt: skip
-        first = block * (right.pack // (phases * lanes))
-        for m in range(min(left.pack, left.channels - pack * left.pack)):
-            for b in range(first, min(right.blocks, first + right.pack // (phases * lanes))):
-                transform_sums(w, sums, m * p.columns + (b - first) * phases * lanes, p.point_step,
-                               planes, lines, kernels)  # fmt: skip
-                at = ((g * left.channels + pack * left.pack + m) * right.channels + b * lanes) * taps
-                to_rows(out, at, taps, min(lanes, right.channels - b * lanes), kernels, 0, zeros, 0, taps,
+            left_at = g * left.group_step + point * left.point_step
+            right_at = g * right.group_step + point * right.point_step + panel * right.pack_step
+            for k in range(0, count, p.run):
+                run = min(p.run, count - k)
+                for c in range(0, columns, p.width):
+                    for m in range(top, top + channels, HEIGHT):
+                        at = left_at + m // left.pack * left.pack_step + k * left.pack + m % left.pack
+                        to = point * p.point_step + (m - top) * p.pitch + c
+                        channel_tile(run, x, at, gy, right_at + c // p.width * right.pack_step + k * right.pack,
+                                     sums, to, p.pitch, k > 0)  # fmt: skip
+        for m in range(channels):
+            for b in range(many):
+                transform_sums(w, sums, m * p.pitch + lead + b * phases * lanes, p.point_step, planes, lines, kernels)
+                at = ((g * left.channels + top + m) * right.channels + (first + b) * lanes) * taps
+                to_rows(out, at, taps, min(lanes, right.channels - (first + b) * lanes), kernels, 0, zeros, 0, taps,
                         adding > 0)  # fmt: skip
 
 
 class _Shape(NamedTuple):
-    """The tiles of a product: those of registers, their rows and columns; rows and columns of a unit."""
+    """A unit's rows, its vectors of output channels, and the columns of its sums, in whole panels."""
 
-    register: int
-    height: int
-    width: int
     rows: int
-    columns: int
+    blocks: int
+    pitch: int
 
 
-def _shape(row_vectors: int, blocks: int, phases: int, points: int, others: int, dtype: str) -> _Shape:
-    """Return the shape with the least work; `others` are units beside packs of rows and of columns."""
+def _shape(channels: int, blocks: int, phases: int, points: int, others: int, dtype: str) -> _Shape:
+    """Return the shape with the least work; `others` are units beside those of rows and of columns."""
     lanes, itemsize = host.lanes(dtype), np.dtype(dtype).itemsize
-    most_rows = max(1, min(row_vectors, _ROWS // (lanes * itemsize)))
+    vectors, pack = COLUMNS, channel_step(lanes)
 
     def shapes() -> Iterator[tuple[float, _Shape]]:
-        for register, (height, vectors) in enumerate(PRODUCT_SHAPES):
-            for beside in range(1, blocks + 1):
-                columns = -(-beside * phases // vectors) * vectors * lanes
-                if beside > 1 and (points * lanes * columns * itemsize > _SUMS or columns > _COLUMNS):
+        for beside in range(1, blocks + 1):
+            # Where units do not begin with a panel, one more has columns of two.
+            panels = -(-beside * phases // vectors) + (beside < blocks and beside * phases % vectors > 0)
+            pitch = panels * vectors * lanes
+            if beside > 1 and (points * pack * pitch * itemsize > _SUMS or pitch > _COLUMNS):
+                break
+            for rows in range(pack, min(channels + pack, max(pack + 1, _ROWS // itemsize + 1)), pack):
+                units = others * -(-channels // rows) * -(-blocks // beside)
+                if rows > pack and points * rows * pitch * itemsize > _SUMS:
                     break
-                for deep in range(1, most_rows + 1):
-                    rows = -(-deep * lanes // height) * height
-                    units = others * -(-row_vectors // deep) * -(-blocks // beside)
-                    if deep > 1 and points * rows * columns * itemsize > _SUMS:
-                        break
-                    # Beside a product a cycle, rows and columns come from a far cache for each unit; few units leave
-                    # threads idle.
-                    work = units * rows * columns * (1 + 4 / rows + 4 / columns + 1 / units)
-                    yield work, _Shape(register, height, vectors * lanes, deep * lanes, beside * phases * lanes)
+                # Beside a product a cycle, rows and columns come from a far cache for each unit; few units leave
+                # threads idle.
+                work = units * rows * pitch * (1 + 4 / rows + 4 / pitch + 1 / units)
+                yield work, _Shape(rows, beside, pitch)
 
     return min(shapes())[1]
-
-
-def _skew(pack: int, lanes: int) -> int:
-    """Return what to add to the rows of a pack, so that those of successive tiles lie in different cache sets."""
-    return lanes if pack % (16 * lanes) == 0 else 0
 
 
 def bind(g: Geometry) -> Bound:
@@ -188,31 +190,29 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
     gy, gy_origins = tiles.side(g, group, True, transforms.transposed(transforms.OUTPUT))
     wide = int(gy["width"][0])
     x, x_origins = tiles.side(g, group, False, transforms.INPUT, int(gy["wide"][0]))
-    row_vectors, blocks = int(x["blocks"][0]), int(gy["blocks"][0])
-    shape = _shape(row_vectors, blocks, phases, points, g.groups, g.dtype)
+    blocks = int(gy["blocks"][0])
+    shape = _shape(g.group_in, blocks, phases, points, g.groups, g.dtype)
+    pack, width = channel_step(lanes), COLUMNS * lanes
 
     far = points * (tiles.depth(x) + tiles.depth(gy)) * g.groups * itemsize * wide  # bytes of a strip
     strips = tiles.all_strips(gy)
     most = max(1, min(strips, _TILES // far))
     most = -(-strips // -(-strips // most))  # parts of equal size
-    # The last register tiles may reach past the last rows and columns.
-    beyond = shape.height + shape.width
-    x_elements = tiles.lay_out(x, most, shape.rows, _skew(shape.rows, lanes)) + beyond
-    gy_elements = tiles.lay_out(gy, most, shape.columns, _skew(shape.columns, lanes)) + beyond
+    x_elements, gy_elements = tiles.lay_out(x, most, pack), tiles.lay_out(gy, most, width)
 
-    rows, columns = (-(-n // of) * of for n, of in ((shape.rows, shape.height), (shape.columns, shape.width)))
-    packs, unit_blocks = (-(-tiles.depth(side) // int(side["pack"][0])) for side in (x, gy))
+    below, beside = -(-g.group_in // shape.rows), -(-blocks // shape.blocks)
     layout = np.zeros(1, SUMS)
     for name, value in {
-        "shape": shape.register, "height": shape.height, "width": shape.width, "packs": packs,
-        "blocks": unit_blocks, "rows": rows, "columns": columns, "point_step": rows * columns + 5 * lanes,
+        "width": width, "rows": shape.rows, "blocks": shape.blocks, "below": below, "beside": beside,
+        "pitch": shape.pitch, "run": min(RUN, _PANEL // (width * itemsize)),
+        "point_step": shape.rows * shape.pitch + 5 * lanes,
     }.items():  # fmt: skip
         layout[name] = value
     weights = kernels(g, group, True)
     weights["transform"] = [transforms.transposed(transforms.WEIGHT)[s.taps] for s in group]
 
     work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
-    units = g.groups * packs * unit_blocks
+    units = g.groups * below * beside
     multiply = weight_units.launcher(g.dtype, units, work)
 
     fills = {
