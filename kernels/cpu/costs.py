@@ -21,34 +21,35 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_linear", "forward"): {"product": 1.9, "piece": 830, "tile": 2000, "call": 1.8e6},
     ("direct_linear", "input_grad"): {"product": 2.1, "tile": 7900, "copy": 29, "call": 6.7e5},
     ("direct_linear", "weight_grad"): {"product": 1.6, "piece": 900, "tile": 1850, "call": 3.5e6},
-    ("direct_blocks", "forward"): {
-        "product": 1.4, "piece": 800, "tile": 2300, "result": 23, "row": 1250, "weight": 660,
-    },
+    ("direct_blocks", "forward"): {"product": 1.3, "piece": 1000, "result": 33, "row": 790, "weight": 570},
     ("direct_col2im", "forward"): {
-        "product": 1.25, "piece": 680, "tile": 1600, "line": 220, "result": 28, "row": 1400, "weight": 560, "call": 6e6,
+        "product": 1.35, "piece": 740, "tile": 1350, "moved": 4, "line": 310, "result": 37, "row": 240, "weight": 500,
+        "call": 2.7e6,
     },
-    ("direct_panels", "input_grad"): {"product": 1.35, "piece": 730, "tile": 1500, "call": 3.6e6},
+    ("direct_panels", "input_grad"): {"product": 1.1, "piece": 660, "tile": 1750, "call": 8.2e5},
     ("winograd", "forward"): {
-        "product": 2.1, "operand": 72, "result": 33, "weight": 68, "row": 1950, "apart": 152, "launch": 3.6e6,
+        "product": 1.66, "operand": 28, "result": 26, "weight": 80, "row": 1450, "apart": 140, "launch": 3.7e6,
     },
-    ("winograd", "input_grad"): {"product": 1.7, "operand": 52, "result": 86, "weight": 45, "launch": 9.6e6},
-    ("winograd", "weight_grad"): {"product": 2.7, "operand": 45, "result": 49, "weight": 45, "launch": 1.4e7},
-    ("direct_product", "forward"): {"product": 1.6, "operand": 90, "result": 65, "weight": 120, "launch": 9e6},
-    ("direct_product", "input_grad"): {"product": 1.5, "operand": 120, "result": 120, "weight": 270, "launch": 4.6e6},
+    ("winograd", "input_grad"): {"product": 1.05, "operand": 47, "result": 55, "weight": 72, "launch": 6.5e6},
+    ("winograd", "weight_grad"): {"product": 1.57, "operand": 77, "result": 58, "weight": 95, "launch": 9.8e6},
+    ("direct_product", "forward"): {"product": 1.34, "operand": 68, "result": 86, "weight": 245, "launch": 3.6e6},
+    ("direct_product", "input_grad"): {"product": 1.5, "operand": 110, "result": 80, "weight": 170, "launch": 1e7},
     ("direct_local", "input_grad"): {
-        "product": 1.2, "result": 36, "row": 1500, "plane": 58, "weight": 720, "call": 2.2e6,
+        "product": 1.4, "result": 31, "row": 1060, "plane": 47, "weight": 440, "call": 5.2e6,
     },
     ("direct_local", "weight_grad"): {
-        "product": 2.0, "plane": 17, "gradient": 13, "row": 1900, "weight": 750, "call": 8e6,
+        "product": 2.0, "plane": 29, "gradient": 16, "row": 1900, "weight": 850, "call": 9.1e6,
     },
-    ("direct_tile", "forward"): {"product": 1.7, "result": 72, "row": 400, "plane": 75, "weight": 290, "call": 8e6},
-    ("direct_joint", "forward"): {"product": 2.0, "result": 90, "row": 1800, "plane": 65, "weight": 300, "call": 5e6},
-    ("direct_tile", "input_grad"): {"product": 1.6, "result": 91, "row": 1700, "plane": 120, "weight": 240},
+    ("direct_tile", "forward"): {"product": 1.71, "result": 77, "row": 470, "plane": 66, "weight": 305, "call": 2.5e6},
+    ("direct_joint", "forward"): {"product": 1.5, "result": 160, "row": 2300, "plane": 66, "weight": 1600},
+    ("direct_tile", "input_grad"): {
+        "product": 1.62, "result": 88, "row": 1150, "plane": 94, "weight": 300, "call": 1e6,
+    },
     ("direct_im2col", "weight_grad"): {
-        "product": 1.42, "chunk": 80, "tile": 1800, "line": 220, "border": 90, "weight": 8, "call": 5.4e6,
+        "product": 1.58, "chunk": 100, "tile": 1400, "line": 280, "border": 69, "weight": 18, "call": 3e6,
     },
     ("direct_dot", "weight_grad"): {
-        "product": 1.35, "plane": 39, "gradient": 39, "lanes": 420, "row": 1500, "call": 1e7,
+        "product": 1.8, "plane": 47, "gradient": 64, "lanes": 51, "row": 1240, "weight": 450, "call": 6.4e6,
     },
 }  # fmt: skip
 
