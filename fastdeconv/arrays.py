@@ -41,6 +41,17 @@ def operand(name: str, value: Any) -> Array:
     return host_operand(name, value)
 
 
+def operands(first_name: str, first: Any, second_name: str, second: Any) -> tuple[Array, Array, str]:
+    """Return two arguments as `operand` does, and the name of the element type that they share; see `same_dtype`."""
+    # Much of the time that a small call takes: NumPy's own arrays that can be used as they are, in one go.
+    if type(first) is type(second) is np.ndarray and (kind := first.dtype) is second.dtype:
+        dtype = _NATIVE.get(kind)
+        if dtype is not None and first.flags.aligned and second.flags.aligned:
+            return first, second, dtype
+    a, b = operand(first_name, first), operand(second_name, second)
+    return a, b, same_dtype(**{first_name: a, second_name: b})
+
+
 def host_operand(name: str, value: Any) -> Array:
     """Return an argument that must be a NumPy array; see `operand`."""
     if type(value) is np.ndarray and value.dtype in _NATIVE and value.flags.aligned:

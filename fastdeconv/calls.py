@@ -42,8 +42,11 @@ def plan_call(
         raise TypeError(f"algorithm must be a kernel's name or None; got {shown(algorithm)}")
     arguments = (stride, padding, output_padding, groups, dilation, output_size)
     # 1, 1.0 and True are one key to a dictionary, but only the int is a legal argument. Ints and None alone, the
-    # usual case, are seen in one go: this is much of the time that a small call takes.
-    plain = _PLAIN.issuperset(map(type, arguments)) or all(
+    # usual case, are seen first: this is much of the time that a small call takes.
+    plain = (
+        type(stride) is type(padding) is type(output_padding) is type(groups) is type(dilation) is int
+        and output_size is None
+    ) or all(
         type(value) in _PLAIN or (type(value) is tuple and all(type(each) is int for each in value))
         for value in arguments
     )

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastdeconv import grad
-from fastdeconv.arrays import dtype_of_both, new, operand, result, returned, same_dtype
+from fastdeconv.arrays import new, operand, operands, result, returned
 from fastdeconv.calls import check_bias, plan_call, run, with_channels
 from fastdeconv.devices import resolve
 from fastdeconv.problem import AXIS_NAMES, IntOrTuple
@@ -112,8 +112,7 @@ def _forward(ndim: int) -> Callable[..., Array]:
         device: str | None = None,
         algorithm: str | None = None,
     ) -> Array:
-        x, w = operand("input", input), operand("weight", weight)
-        dtype = dtype_of_both(x, w) or same_dtype(input=x, weight=w)
+        x, w, dtype = operands("input", input, "weight", weight)
         x_shape, w_shape, bare = with_channels(ndim, x.shape, w.shape)
         p = plan_call(
             "forward", ndim, x_shape, w_shape, dtype,

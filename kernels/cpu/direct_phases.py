@@ -75,7 +75,7 @@ def _variants() -> list[tuple[int, int]]:
     shapes = []
     for stride in range(1, _WIDEST + 1):
         most = min(8, (host.REGISTERS - 1) // (stride + 1))
-        shapes += [(stride, vectors) for vectors in sorted({2, -(-most // 2), most})]
+        shapes += [(stride, vectors) for vectors in sorted({2, -(-most // 2), most - 1, most} - {1})]
     return shapes
 
 
@@ -234,8 +234,11 @@ def phase_units(lo: int, hi: int, x: Any, w: Any, bias: Any, y: Any, layout: Any
             weight_at = g * p.channels * taps + offset
             y_row = (((n * p.groups + g) * size0 + o0) * size1 + o1) * size2
             for number in range(first_tile, end_tile):
-                o2 = length * number
-                source_at = (number - first_tile) * p.width + reach
+                o2, source_at = length * number, (number - first_tile) * p.width + reach
+                if o2 + length > size2 and number > first_tile and size2 % stride2 == 0:
+                    # So many blocks back it ends with the row, and computes some outputs again.
+                    back = (o2 + length - size2) // stride2
+                    o2, source_at = o2 - back * stride2, source_at - back
                 if o2 + length <= size2 and steps <= run:
                     phase_tile(p.variant, steps, early, early_end, shifts, rest, w, weight_at, step_weight,
                                part, source_at, step_source, y, y_row + o2, extra)  # fmt: skip

@@ -5,11 +5,18 @@ Forward: ``y = A [(G w) (B x)]``; input gradient: ``gx = Bᵀ [(G w)ᵀ (Aᵀ gy
 columns are (block of output channels, phase, channel), depth is input channels. Input gradient: columns are input
 channels, depth is (block of output channels, phase, channel), and tiles that share inputs add up.
 
-Memory: transformed tiles as in `tiles` · weights of one unit (point, panel of columns, depth, column), those of one
-point in the second-level cache while tiles pass by · products of one unit (point, tile, column).
-Parallel over blocks of channels of the result, and over ranges of strips where they write apart; no unit touches
-another's output. A NaN or Inf reaches every output of the tiles that hold it, and what it adds up to there may be NaN.
-Rounding is that of the largest sums of a tile.
+Two ways (`units`). By chunks: a unit transforms some tens of tiles and computes all channels from them; weights, all of
+which are transformed beforehand, pass by once for each chunk. Together: all threads transform a part of the tiles, and
+a unit multiplies them with a block of channels of the weights, which it transforms itself. Chunks where they are
+enough for all threads and weights are not much more than tiles. Sums, and so all bits, are the same both ways.
+
+Memory: by chunks, all transformed weights (unit, point, panel of columns, depth, column) and for each thread the tiles
+and the products of a chunk; together, transformed tiles as in `tiles`, and for each thread the weights of one unit
+and products (point, tile, column).
+Parallel over chunks of strips, or over blocks of channels of the result and ranges of strips; no unit touches another's
+output. What adds to its result is cut between images; parts of one image follow each other, every second one first.
+A NaN or Inf reaches every output of the tiles that hold it, and what it adds up to there may be NaN. Rounding is that
+of the largest sums of a tile.
 
 Ladder, measured in docs/decisions/0006-winograd.md:
 1. Units of few rows, all points of a panel at once.
@@ -17,6 +24,8 @@ Ladder, measured in docs/decisions/0006-winograd.md:
 3. Weights of all phases side by side, in packs of whole vectors; scratch memory kept between calls.
 4. Register tiles chosen for few tiles too; single outputs at edges only where they pay.
 5. Lanes are channels, not tiles: rows are transposed in registers instead of gathered, weights too.
+6. Chunks: tiles and products no longer go to memory and back.
+7. Tiles in blocks of a vector of channels, so that register tiles of six rows read them at constant places.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 For each of the transforms' points, one matrix product over tiles: rows are input channels, columns are (block of output
 channels, phase, channel), so that a unit holds whole kernels and writes them where they lie side by side.
 
-Memory: transformed tiles as in `tiles`, in packs that are the rows or the columns of a unit, so that both are read in
-order · sums of one unit (point, row, column).
-Parallel over packs of rows and of columns; no unit touches another's part of the weight. Parts of the tiles are added
+Memory: transformed tiles as in `tiles`, in packs of a vector of input channels and of a panel of output channels, so
+that both are read in order · sums of one unit (point, row, column).
+Parallel over ranges of rows and of columns; no unit touches another's part of the weight. Parts of the tiles are added
 in their order. A NaN or Inf reaches the whole kernel between the channels that hold it.
 
 Ladder, measured in docs/decisions/0006-winograd.md:
@@ -13,6 +13,8 @@ Ladder, measured in docs/decisions/0006-winograd.md:
 2. Outer products along channels: tiles are transposed in registers after their transform.
 3. Lanes along output channels, whose kernels lie side by side: along input channels every sum missed the caches.
 4. Lanes are channels from the start: rows are transposed in registers instead of gathered.
+5. Tiles in vectors of input channels and in panels of output channels: register tiles of twelve sums read both at
+   constant places, where tiles of eight sums computed addresses.
 """
 
 from __future__ import annotations
