@@ -12,22 +12,24 @@ X86 = {
     "haswell": (256, "+sse4.2,+avx,+avx2,+fma"),
     "x86-64": (128, ""),
 }
-# What has a register tile, and the products of its largest one, in vectors: a panel's loop has four terms a turn.
+# What has a register tile, and the products of its largest one, in vectors: the loops of some have 4 or 8 terms a turn.
 TILES = {
     "direct_tile.tile_units": "outer",
     "direct_joint.joint_units": "outer",
     "chain.chain_units": "outer",
     "direct_dot.dot_units": "inner",
-    "units.product_units": "product",
-    "units.chunk_units": "product",
+    "units.product_units": "block",
+    "units.chunk_units": "block",
+    "direct_images.product_units": "block",
     "direct_panels.product_units": "panel",
     "direct_col2im.window_units": "panel",
     "direct_im2col.window_units": "panel",
-    "weight.weight_units": "product",
+    "weight.weight_units": "panel",
+    "direct_pointwise.product_units": "product",
 }
 LARGEST = {
-    512: {"outer": 25, "inner": 24, "product": 24, "panel": 96},
-    256: {"outer": 12, "inner": 12, "product": 12, "panel": 48},
+    512: {"outer": 25, "inner": 24, "product": 24, "panel": 96, "block": 192},
+    256: {"outer": 12, "inner": 12, "product": 12, "panel": 48, "block": 96},
 }
 
 # Cases that between them reach every kernel.

@@ -82,7 +82,7 @@ def test_kernels_prepare_weights_in_a_form_of_their_own():
     """Some do in every table; what they hold is theirs, and none of it is the weight's memory."""
     preparing = set()
     for pass_, implementation in IMPLEMENTATIONS:
-        for p in (EDGE_CASES["stride_is_kernel_many_channels"], EDGE_CASES["fcn"], fd.Problem.parse(WINOGRAD)):
+        for p in (*map(EDGE_CASES.get, ("stride_is_kernel_many_channels", "fcn", "many_images")), WINOGRAD_PROBLEM):
             if implementation.declines(geometry_of(p)) is not None:
                 continue
             bound = implementation.bind(geometry_of(p))
@@ -98,7 +98,7 @@ def test_kernels_prepare_weights_in_a_form_of_their_own():
             got = np.full_like(want, np.nan)
             held.run(x, None, got)
             same(got, want)
-    names = ("direct_tile", "winograd", "direct_product", "direct_blocks", "direct_col2im")
+    names = ("direct_tile", "winograd", "direct_product", "direct_blocks", "direct_col2im", "direct_images")
     assert preparing == {("forward", name) for name in names}
 
 

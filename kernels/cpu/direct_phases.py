@@ -75,7 +75,7 @@ def _variants() -> list[tuple[int, int]]:
     shapes = []
     for stride in range(1, _WIDEST + 1):
         most = min(8, (host.REGISTERS - 1) // (stride + 1))
-        shapes += [(stride, vectors) for vectors in sorted({2, -(-most // 2), most - 1, most} - {1})]
+        shapes += [(stride, vectors) for vectors in sorted({2, -(-most // 2), most - 1, most})]
     return shapes
 
 

@@ -6,16 +6,17 @@ line; it is used for all rows of the left matrix while it is in a core's cache.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from fastdeconv.kernels.cpu import frame, planes
+from fastdeconv.kernels.cpu import frame, host, planes
 from fastdeconv.kernels.cpu.gather import gather_row
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import expect_row
-from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, panel_tile, product_tile
+from fastdeconv.kernels.cpu.tiles import BLOCK_SHAPES, PRODUCT_SHAPES, panel_tile, product_tile
 from fastdeconv.kernels.geometry import Geometry
 
 HEIGHT, COLUMNS = PRODUCT_SHAPES[0]  # rows, and vectors in a row, of a register tile
@@ -27,6 +28,37 @@ NEAR, FAR = 24 << 10, 128 << 10
 
 # Enough units to share among threads.
 _UNITS = 16
+
+
+class BlockShape(NamedTuple):
+    """The tiles of a product: those of registers, in `BLOCK_SHAPES`, their rows and columns; vectors of a unit."""
+
+    register: int
+    height: int
+    width: int
+    block: int
+
+
+def block_shape(blocks: int, phases: int, rows: int, most: int, dtype: str) -> BlockShape:
+    """Return the shape with the least work for products of `block_tile`, with so many rows at a time.
+
+    Columns are vectors of channels with their phases, `blocks` in all, of which a unit has at most so many.
+    """
+    lanes, most = host.lanes(dtype), max(1, min(blocks, most))
+
+    def work(shape: int, block: int) -> float:
+        height, vectors = BLOCK_SHAPES[shape]
+        columns = -(-block * phases // vectors) * vectors * lanes
+        products = -(-blocks // block) * columns * -(-rows // height) * height
+        # A multiply-add that reads more than some 0.8 operands waits for them. Beside it, columns of weights come from
+        # the second cache for each tile of registers, and tiles from a far one once a unit.
+        operands = (height + vectors) / (height * vectors)
+        return products * (max(1, 1.2 * operands) + (vectors + 1) / (height * vectors) + 4 / columns)
+
+    shape, block = min(itertools.product(range(len(BLOCK_SHAPES)), range(max(1, most // 2), most + 1)),
+                       key=lambda s: work(*s))  # fmt: skip
+    height, vectors = BLOCK_SHAPES[shape]
+    return BlockShape(shape, height, vectors * lanes, block)
 
 
 def pieces_of(tiles: int, images: int, tile_bytes: int) -> tuple[int, int]:

@@ -13,8 +13,9 @@ enough for all threads and weights are not much more than tiles. Sums, and so al
 Memory: by chunks, all transformed weights (unit, point, panel of columns, depth, column) and for each thread the tiles
 and the products of a chunk; together, transformed tiles as in `tiles`, and for each thread the weights of one unit
 and products (point, tile, column).
-Parallel over chunks of strips, or over blocks of channels of the result and ranges of strips; no unit touches another's
-output. What adds to its result is cut between images; parts of one image follow each other, every second one first.
+Parallel over chunks of strips, or over blocks of channels of the result and ranges of strips; units that run together
+touch no common output. What adds to its result is cut between images, or an image's rows of tiles into chunks: those of
+even number are computed first, then those between them, as neighbours add to some rows of both.
 A NaN or Inf reaches every output of the tiles that hold it, and what it adds up to there may be NaN. Rounding is that
 of the largest sums of a tile.
 
@@ -30,7 +31,6 @@ Ladder, measured in docs/decisions/0006-winograd.md:
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import merged
-from fastdeconv.kernels.cpu.tiles import BLOCK_SHAPES
+from fastdeconv.kernels.cpu.panels import BlockShape, block_shape
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, counts, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.units import BLOCK, chunk_units, product_units, store_units
@@ -67,9 +67,10 @@ _STORED = 7
 _UNITS = min(32, 2 * int(numba.config.NUMBA_NUM_THREADS))
 # A range of fewer tiles would not pay for transforming its weights.
 _RANGE = 512
-# Tiles of a chunk, about, at least and at most: few where all weights stay in the second-level cache beside them. It
-# may have so many times as many; it meets so many vectors of columns at once, so that products of all points stay too.
+# Tiles that a chunk should have, at least and at most: few where all weights stay in the second-level cache beside
+# them. It never has `_LARGE` times as many.
 _FEWEST, _CHUNK, _LARGE = 24, 64, 3
+# Vectors of columns that a chunk is multiplied with at once: products of all points stay in that cache too.
 _CHUNK_VECTORS = 8
 # Weights are read once a chunk: more than tiles, so many times, they would come from memory too often.
 _WEIGHTS = 1.5
@@ -79,39 +80,11 @@ def _threads() -> int:
     return max(1, int(numba.config.NUMBA_NUM_THREADS))
 
 
-class _Shape(NamedTuple):
-    """The tiles of a product: those of registers, their rows and columns; vectors of channels of a unit."""
-
-    register: int
-    height: int
-    width: int
-    block: int
-
-
-def _shape(blocks: int, phases: int, tiles: int, most: int, dtype: str) -> _Shape:
-    """Return the shape with the least work, for so many tiles at a time and at most so many blocks of channels."""
-    lanes, most = host.lanes(dtype), max(1, min(blocks, most))
-
-    def work(shape: int, block: int) -> float:
-        height, vectors = BLOCK_SHAPES[shape]
-        columns = -(-block * phases // vectors) * vectors * lanes
-        products = -(-blocks // block) * columns * -(-tiles // height) * height
-        # A multiply-add that reads more than some 0.8 operands waits for them. Beside it, columns of weights come from
-        # the second cache for each tile of registers, and tiles from a far one once a unit.
-        operands = (height + vectors) / (height * vectors)
-        return products * (max(1, 1.2 * operands) + (vectors + 1) / (height * vectors) + 4 / columns)
-
-    shape, block = min(itertools.product(range(len(BLOCK_SHAPES)), range(max(1, most // 2), most + 1)),
-                       key=lambda s: work(*s))  # fmt: skip
-    height, vectors = BLOCK_SHAPES[shape]
-    return _Shape(shape, height, vectors * lanes, block)
-
-
 class _Group:
     """One group of tiles of a pass: what all units need to know, and how their scratch memory lies."""
 
-    def __init__(self, g: Geometry, group: Group, forward: bool) -> None:
-        self.g, self.forward = g, forward
+    def __init__(self, g: Geometry, group: Group, forward: bool, alone: bool) -> None:
+        self.g, self.forward, self.alone = g, forward, alone
         self.points = math.prod(s.points for s in group)
         self.lanes, self.itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
         into = transforms.INPUT if forward else transforms.transposed(transforms.OUTPUT)
@@ -132,11 +105,11 @@ class _Group:
         self.work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
         self.private = tiles.private(self.itemsize, self.source, self.target)
 
-    def columns(self, shape: _Shape) -> int:
+    def columns(self, shape: BlockShape) -> int:
         """Return the columns of a unit's weights: whole panels."""
         return -(-shape.block * self.phases * self.lanes // shape.width) * shape.width
 
-    def units(self, shape: _Shape, at_once: int) -> NDArray[np.void]:
+    def units(self, shape: BlockShape, at_once: int) -> NDArray[np.void]:
         """Describe units of a shape that multiply so many strips at once."""
         columns = self.columns(shape)
         rows = -(-at_once * self.wide // shape.height) * shape.height
@@ -174,7 +147,7 @@ def bind(g: Geometry, forward: bool) -> Bound:
     g = merged(g)
     parts = groups(g)
     assert not isinstance(parts, str)
-    made = [_part(_Group(g, group, forward)) for group in parts]
+    made = [_part(_Group(g, group, forward, len(parts) == 1)) for group in parts]
     runs, stores, stored, shared, private, units = zip(*made)
     most = {slot: max(each.get(slot, 0) for each in shared) for each in shared for slot in each}
     scratch = workspace.total(sum(most.values()), max(private), max(units))
@@ -213,10 +186,10 @@ def _part(group: _Group) -> _Part:
 
 
 def _strips_of_a_chunk(group: _Group) -> tuple[int, int]:
-    """Return how many strips make a chunk, 0 if there are too few for all threads.
+    """Return how many strips make a chunk, 0 if there are too few for all threads, and the chunks of an image.
 
-    The second value tells the chunks of an image, if those of one are computed after each other: what adds to its
-    result is cut between images, or else between rows of tiles.
+    The latter are 0 unless an image is cut whose chunks add to common rows. That changes the order of sums where
+    several groups, or several strips of a row, add to one result: these are left to what does not depend on threads.
     """
     units = group.g.groups
     most = max(_FEWEST, min(_CHUNK, group.depth // 4))
@@ -227,10 +200,10 @@ def _strips_of_a_chunk(group: _Group) -> tuple[int, int]:
     if units * -(-group.strips // at_once) >= _threads() and at_once * group.wide <= _LARGE * most:
         return at_once, 0
     p = group.target[0]
-    if group.forward or p["tiles"][0] * p["lattices"][0] * p["lattices"][1] > 1:
+    if group.forward or not group.alone or p["strips"] * p["size"][0] * p["tiles"][0] * p["lattices"][1] > 1:
         return 0, 0
     chunks = 2 * -(-group.image * group.wide // (2 * most))
-    at_once = -(-int(p["tiles"][1]) // chunks) * int(p["strips"])
+    at_once = -(-group.image // chunks)
     chunks = -(-group.image // at_once)
     few = units * group.g.batch * (chunks // 2) < _threads()
     return (0, 0) if few or at_once * group.wide > _LARGE * most else (at_once, chunks)
@@ -239,10 +212,9 @@ def _strips_of_a_chunk(group: _Group) -> tuple[int, int]:
 def _by_chunks(group: _Group, at_once: int, chunks: int) -> _Part | None:
     """Return what has each unit compute all channels of a chunk, or None if that reads weights too often for it."""
     g, source = group.g, group.source
-    columns = group.phases * group.lanes
-    most = max(1, _CHUNK_VECTORS * group.lanes // columns)
+    most = max(1, _CHUNK_VECTORS // group.phases)
     most = -(-group.blocks // -(-group.blocks // most))  # units of equal size
-    shape = _shape(group.blocks, group.phases, at_once * group.wide, most, g.dtype)
+    shape = block_shape(group.blocks, group.phases, at_once * group.wide, most, g.dtype)
     layout = group.units(shape, at_once)
     stored, store = group.storing(layout)
     if stored > _WEIGHTS * group.points * group.depth * g.groups * group.strips * group.wide:
@@ -299,7 +271,7 @@ def _together(group: _Group) -> _Part:
     wanted = max(1, -(-_UNITS // (g.groups * splits)))
     fits = _UNIT_WEIGHTS // (group.itemsize * group.depth * group.phases * group.lanes)
     largest = min(fits, -(-group.blocks // wanted))
-    shape = _shape(group.blocks, group.phases, group.strips * group.wide, largest, g.dtype)
+    shape = block_shape(group.blocks, group.phases, group.strips * group.wide, largest, g.dtype)
     strip = group.itemsize * group.points * group.columns(shape) * group.wide  # bytes of its products
     at_once = max(1, min(-(-most // splits), _PRODUCTS // strip))
     layout = group.units(shape, at_once)
@@ -310,7 +282,6 @@ def _together(group: _Group) -> _Part:
     room = group.points * int(layout["pitch"][0] + layout["point_step"][0])
     layout["room"] = room
     blocks = g.groups * int(layout["blocks"][0])
-    units = blocks * splits
 
     def launchers(count: int) -> tuple[Any, Any, int]:
         parts = ranges(count)
@@ -318,6 +289,7 @@ def _together(group: _Group) -> _Part:
         return fill, product_units.launcher(g.dtype, blocks * parts, group.work), parts
 
     calls = {count: launchers(count) for count in {most, group.strips % most} if count}
+    units = blocks * max(parts for *_, parts in calls.values())  # the last part may have more ranges than the others
     slots = room * min(units, _threads())
 
     def run(array: Array, w: Array, kept: Array, bias: Array, out: Array, adding: int) -> None:

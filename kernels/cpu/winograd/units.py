@@ -34,9 +34,9 @@ BLOCK = np.dtype(
         ("pitch", "i8"),  # elements of a unit's weights of one point
         ("point_step", "i8"),  # elements of a unit's products of one point
         ("products_at", "i8"),  # where products begin in a unit's scratch memory
-        ("room", "i8"),  # elements of that
+        ("room", "i8"),  # elements of scratch memory of a unit
         ("image", "i8"),  # strips of an image
-        ("chunks", "i8"),  # of an image, if chunks are parts of one
+        ("chunks", "i8"),  # of an image, 0 if they hold whole ones
     ]
 )
 
@@ -154,8 +154,8 @@ def product_units(
 
 @device_function
 def _zero_from(p: Any, t: Any, n: int, g: int, chunk: int, out: Any) -> None:
-    """Zero an image's rows from those on that a chunk adds to first, before those of the next but one."""
-    row, height = t.first[1] + chunk * p.at_once // t.strips * t.hop[1], 2 * p.at_once // t.strips * t.hop[1]
+    """Zero the rows of an image that a chunk and the next one add to; the first and the last those beyond them too."""
+    row, height = t.first[1] + chunk * p.at_once * t.hop[1], 2 * p.at_once * t.hop[1]
     begin = max(0, row) if chunk else 0
     end = min(row + height, t.size[1]) if chunk + 2 < p.chunks else t.size[1]
     for c in range(t.channels):
@@ -171,8 +171,8 @@ def chunk_units(
 ) -> None:  # fmt: skip
     """Compute all channels of one group for a chunk of `at_once` strips, whose tiles no other unit needs.
 
-    `adding` as in `product_units`. Neighbouring chunks of an image add to some rows of both: if it has several, those
-    that are `odd` follow the others, which zero their rows.
+    `adding` as in `product_units`. Chunks of one image add to some rows of their neighbours: those of odd number are
+    computed in a launch of their own, after the others, which zero all rows.
     """
     p, q, t = layout[0], source_side[0], target_side[0]
     lanes = t.lanes

@@ -97,7 +97,7 @@ def weight_units(
     lo: int, hi: int, x: Any, gy: Any, out: Any, layout: Any, shape: Any, rows: Any, columns: Any,
     count: int, adding: int,
 ) -> None:  # fmt: skip
-    """Sum `count` tiles for the kernels between one pack of input and one of output channels of a group."""
+    """Sum `count` tiles for the kernels between one range of input and one of output channels of a group."""
     p, w, left, right = layout[0], shape[0], rows[0], columns[0]
     lanes = w.lanes
     points = w.points[0] * w.points[1] * w.points[2]
