@@ -55,7 +55,9 @@ EDGE_CASES: dict[str, Problem] = {
     "strips_1d": problem((2, 5, 1501), (5, 7, 24), stride=4, padding=3),
     "many_images": problem((9, 10, 4, 4), (10, 19, 4, 4), stride=2, padding=1),
     "many_images_in_chunks": problem((70, 6, 3, 5), (6, 3, 3, 2), stride=(1, 2), padding=(2, 0), groups=2),
-    "many_images_3d": problem((13, 3, 2, 3, 2), (3, 9, 2, 2, 3), stride=(1, 2, 1), padding=(0, 0, 1), dilation=(1, 1, 2)),
+    "many_images_3d": problem(
+        (13, 3, 2, 3, 2), (3, 9, 2, 2, 3), stride=(1, 2, 1), padding=(0, 0, 1), dilation=(1, 1, 2)
+    ),
     "dcgan": problem((3, 17, 4, 4), (17, 9, 4, 4), stride=2, padding=1),
     "dcgan_last": problem((2, 33, 11, 13), (33, 3, 4, 4), stride=2, padding=1),
     "fsrcnn": problem((1, 17, 13, 19), (17, 1, 9, 9), stride=2, padding=4, output_padding=1),

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import CASES, EDGE_CASES, IMPLEMENTATIONS, call, floats, integers, parameters, problem, runs
+from cases import EDGE_CASES, FEWER, IMPLEMENTATIONS, call, floats, integers, parameters, problem, runs
 
 import fastdeconv as fd
 from fastdeconv.dispatch import geometry_of, plan
@@ -35,7 +35,7 @@ def same(got, want, message=""):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize(("pass_", "algorithm", "p"), [run for run in runs(CASES) if run.values[0] == "forward"])
+@pytest.mark.parametrize(("pass_", "algorithm", "p"), [run for run in runs(FEWER) if run.values[0] == "forward"])
 def test_the_bits_of_the_call(pass_, algorithm, p):
     x, w = floats(p, pass_)
     bias = np.linspace(-1, 1, p.out_channels, dtype=p.dtype)
@@ -49,7 +49,7 @@ def test_the_bits_of_the_call(pass_, algorithm, p):
 @pytest.mark.quick
 @pytest.mark.parametrize(
     ("pass_", "algorithm", "p"),
-    [run for run in runs(CASES) if run.values[0] == "forward" and run.values[1] in ("winograd", "direct_product")],
+    [run for run in runs(FEWER) if run.values[0] == "forward" and run.values[1] in ("winograd", "direct_product")],
 )
 def test_the_bits_of_transformed_weights_of_any_size(pass_, algorithm, p, monkeypatch):
     """Those of few channels are padded to so many more that they would be transformed in every call."""
@@ -82,7 +82,8 @@ def test_kernels_prepare_weights_in_a_form_of_their_own():
     """Some do in every table; what they hold is theirs, and none of it is the weight's memory."""
     preparing = set()
     for pass_, implementation in IMPLEMENTATIONS:
-        for p in (*map(EDGE_CASES.get, ("stride_is_kernel_many_channels", "fcn", "many_images")), WINOGRAD_PROBLEM):
+        names = ("stride_is_kernel_many_channels", "fcn", "many_images")
+        for p in (*(EDGE_CASES[name] for name in names), fd.Problem.parse(WINOGRAD)):
             if implementation.declines(geometry_of(p)) is not None:
                 continue
             bound = implementation.bind(geometry_of(p))

@@ -26,13 +26,19 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
         "product": 1.35, "piece": 740, "tile": 1350, "moved": 4, "line": 310, "result": 37, "row": 240, "weight": 500,
         "call": 2.7e6,
     },
+    ("direct_images", "forward"): {"product": 1.45, "sum": 11, "result": 41, "weight": 11, "call": 1.5e7},
+    ("direct_images", "input_grad"): {
+        "product": 1.3, "sum": 4, "operand": 100, "result": 85, "weight": 21, "call": 1.2e7,
+    },
     ("direct_panels", "input_grad"): {"product": 1.1, "piece": 660, "tile": 1750, "call": 8.2e5},
     ("winograd", "forward"): {
-        "product": 1.66, "operand": 28, "result": 26, "weight": 80, "row": 1450, "apart": 140, "launch": 3.7e6,
+        "product": 1.72, "operand": 25, "result": 19, "weight": 70, "strip": 16000, "apart": 136, "launch": 3e6,
     },
-    ("winograd", "input_grad"): {"product": 1.05, "operand": 47, "result": 55, "weight": 72, "launch": 6.5e6},
+    ("winograd", "input_grad"): {
+        "product": 1.29, "operand": 40, "result": 46, "weight": 83, "strip": 11000, "launch": 8.5e6,
+    },
     ("winograd", "weight_grad"): {"product": 1.57, "operand": 77, "result": 58, "weight": 95, "launch": 9.8e6},
-    ("direct_product", "forward"): {"product": 1.34, "operand": 68, "result": 86, "weight": 245, "launch": 3.6e6},
+    ("direct_product", "forward"): {"product": 1.5, "operand": 49, "result": 57, "weight": 160, "strip": 5700},
     ("direct_product", "input_grad"): {"product": 1.5, "operand": 110, "result": 80, "weight": 170, "launch": 1e7},
     ("direct_local", "input_grad"): {
         "product": 1.4, "result": 31, "row": 1060, "plane": 47, "weight": 440, "call": 5.2e6,
@@ -73,6 +79,8 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_col2im", "forward"): {
         "product": 1.12, "piece": 430, "tile": 1000, "line": 140, "result": 22, "row": 450, "weight": 140,
     },
+    ("direct_images", "forward"): {"product": 1.2, "sum": 10, "operand": 20, "result": 20, "weight": 40},
+    ("direct_images", "input_grad"): {"product": 1.2, "sum": 10, "operand": 20, "result": 20, "weight": 40},
     ("direct_panels", "input_grad"): {"product": 1.15, "piece": 470, "tile": 960},
     ("direct_pointwise", "forward"): {"product": 1.15},
     ("direct_pointwise", "input_grad"): {"product": 1.15},

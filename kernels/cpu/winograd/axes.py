@@ -94,11 +94,11 @@ def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str
     """Count what a pass does with a plan; forward, groups write between each other's outputs.
 
     Products between transforms, transformed elements of the input and the output's gradient ("operand"), products on
-    their way back ("result"), weights. With several groups: parts of rows of the output, and elements with others' in
-    between ("apart").
+    their way back ("result"), weights, vectors of channels in strips of tiles. With several groups: parts of rows of
+    the output, and elements with others' in between ("apart").
     """
     lanes = host.lanes(g.dtype)
-    counts = dict.fromkeys(("product", "operand", "result", "weight", "row", "apart"), 0.0)
+    counts = dict.fromkeys(("product", "operand", "result", "weight", "strip", "row", "apart"), 0.0)
     for group in plan:
         points, phases, tiles, outputs = (
             math.prod(values) for values in zip(*((s.points, len(s.phases), s.all_tiles, s.outputs) for s in group))
@@ -110,8 +110,9 @@ def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str
         counts["operand"] += g.groups * points * tiles * rows
         counts["result"] += g.groups * points * tiles * columns
         counts["weight"] += g.groups * points * rows * columns
+        last = group[2]
+        counts["strip"] += g.groups * tiles / last.all_tiles * (rows + channels) / lanes
         if forward and len(plan) > 1:
-            last = group[2]
             parts = tiles * outputs * columns / (last.all_tiles * last.outputs)
             counts["row"] += g.groups * parts / len(last.phases)
             if len(last.phases) < min(g.stride[2], g.output[2]):
