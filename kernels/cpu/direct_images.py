@@ -32,7 +32,7 @@ from fastdeconv.kernels.cpu.frame import Ints
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.panels import BlockShape, block_shape
 from fastdeconv.kernels.cpu.rows import read_ahead, zero_row
-from fastdeconv.kernels.cpu.tiles import BLOCK_SHAPES, block_tile
+from fastdeconv.kernels.cpu.tiles import block_tile
 from fastdeconv.kernels.cpu.winograd.transforms import combine
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
@@ -197,8 +197,10 @@ def _sizes(g: Geometry, forward: bool) -> _Sizes:
 def _declines(g: Geometry, forward: bool) -> str | None:
     if g.dtype not in ("float32", "float64"):
         return f"vector code is for float32 and float64, not {g.dtype}"
-    if g.batch < (fewest := BLOCK_SHAPES[0][0]):
-        return f"{g.batch} images do not fill the {fewest} rows of a register tile"
+    if g.batch < 2:
+        return "a product of one image has one row"
+    if math.prod(g.input) == 1:
+        return "inputs of one pixel have one product in all, not one for each pair of an input and a tap"
     if (pixels := max(math.prod(g.input), math.prod(g.output))) > _PIXELS:
         return f"{pixels} pixels of an image are more than {_PIXELS}"
     if g.taps > _PIXELS:
