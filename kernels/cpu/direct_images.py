@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
@@ -68,8 +69,8 @@ LAYOUT = np.dtype(
     ]
 )
 
-# Images of a chunk at most, and pixels of an image.
-_ROWS, _PIXELS = 64, 256
+# Images of a chunk at most, pixels of an image, and pairs of an input and a tap.
+_ROWS, _PIXELS, _PAIRS = 64, 256, 1 << 14
 # Weights of one tap of a unit, and its results, in bytes.
 _TAP, _RESULTS = 256 << 10, 2 << 20
 # A sum longer than this is one of partial sums.
@@ -173,18 +174,22 @@ class _Sizes(NamedTuple):
     pairs: list[tuple[int, int, int]]  # (tap, source pixel, target pixel)
 
 
+def _meetings(g: Geometry) -> list[list[tuple[int, int, int]]]:
+    """Return what meets on each axis: (tap, input, output)."""
+    axes = zip(g.input, g.output, g.kernel, g.stride, g.padding, g.dilation)
+    return [
+        [(k, i, o) for k in range(kernel) for i in range(size) if 0 <= (o := stride * i + dilation * k - padding) < end]
+        for size, end, kernel, stride, padding, dilation in axes
+    ]
+
+
+@lru_cache(maxsize=64)
 def _sizes(g: Geometry, forward: bool) -> _Sizes:
     inputs, outputs = math.prod(g.input), math.prod(g.output)
-    axes = [
-        [(k, i, o) for k in range(kernel) for i in range(size) if 0 <= (o := stride * i + dilation * k - padding) < end]
-        for size, end, kernel, stride, padding, dilation in zip(
-            g.input, g.output, g.kernel, g.stride, g.padding, g.dilation
-        )
-    ]
     sides = (g.kernel, g.input, g.output)
     pairs = sorted(
         tuple((a * side[1] + b) * side[2] + c for a, b, c, side in zip(*meeting, sides))
-        for meeting in itertools.product(*axes)
+        for meeting in itertools.product(*_meetings(g))
     )
     chunks = -(-g.batch // _ROWS)
     rows = -(-g.batch // chunks)
@@ -203,8 +208,8 @@ def _declines(g: Geometry, forward: bool) -> str | None:
         return "inputs of one pixel have one product in all, not one for each pair of an input and a tap"
     if (pixels := max(math.prod(g.input), math.prod(g.output))) > _PIXELS:
         return f"{pixels} pixels of an image are more than {_PIXELS}"
-    if g.taps > _PIXELS:
-        return f"kernels of {g.taps} taps need tables out of proportion"
+    if max(g.kernel) > _PIXELS or math.prod(map(len, _meetings(g))) > _PAIRS:
+        return f"kernels of {g.taps} taps on {math.prod(g.input)} inputs need tables out of proportion"
     sizes = _sizes(g, forward)
     if len({target for *_, target in sizes.pairs}) < sizes.target_pixels:
         return "some results have no products, and would be left as they are"
