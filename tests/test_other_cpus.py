@@ -28,7 +28,7 @@ TILES = {
     "direct_pointwise.product_units": "product",
 }
 LARGEST = {
-    512: {"outer": 25, "inner": 24, "product": 24, "panel": 96, "block": 192},
+    512: {"outer": 25, "inner": 24, "product": 24, "panel": 96, "block": 96},
     256: {"outer": 12, "inner": 12, "product": 12, "panel": 48, "block": 96},
 }
 

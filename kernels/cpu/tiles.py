@@ -396,7 +396,7 @@ def block_tile(
 def _block_tile(vectors: Vectors, arguments: list[Any]) -> None:
     shape, depth, left, step, panel, tile, tile_row, add = arguments
     builder, lanes = vectors.builder, vectors.lanes
-    terms = min(lanes, 8)  # of a turn
+    terms = min(lanes, 8 if REGISTERS == 16 else 4)  # of a turn: more of 24 sums each would go to the stack
 
     def emit(which: int) -> None:
         rows, columns = BLOCK_SHAPES[which]
