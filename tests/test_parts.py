@@ -111,6 +111,7 @@ def test_chunks_of_an_image(name, monkeypatch):
     "p",
     [
         problem((1, 16, 2, 40, 40), (16, 16, 3, 3, 3), padding=1),  # two slices under one tile
+        problem((1, 16, 1, 40, 40), (16, 16, 3, 3, 3), padding=(2, 1, 1), dilation=(2, 1, 1)),  # lattices of slices
         problem((13, 8, 8, 16, 16), (8, 8, 3, 3, 3), padding=1),  # a last part with more ranges than the others
         problem(
             (1, 8, 30, 40), (8, 8, 3, 3), stride=2, padding=1, output_padding=1

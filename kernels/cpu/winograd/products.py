@@ -200,7 +200,7 @@ def _strips_of_a_chunk(group: _Group) -> tuple[int, int]:
     if units * -(-group.strips // at_once) >= _threads() and at_once * group.wide <= _LARGE * most:
         return at_once, 0
     p = group.target[0]
-    if group.forward or not group.alone or p["strips"] * p["size"][0] * p["tiles"][0] * p["lattices"][1] > 1:
+    if group.forward or not group.alone or p["strips"] * p["size"][0] * p["tiles"][0] * p["lattices"][:2].prod() > 1:
         return 0, 0
     chunks = 2 * -(-group.image * group.wide // (2 * most))
     at_once = -(-group.image // chunks)
