@@ -31,9 +31,8 @@ from fastdeconv.kernels.cpu.columns import to_columns, to_rows
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import Ints
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.panels import BlockShape, block_shape
+from fastdeconv.kernels.cpu.panels import BlockShape, block_shape, multiply_blocks
 from fastdeconv.kernels.cpu.rows import read_ahead, zero_row
-from fastdeconv.kernels.cpu.tiles import block_tile
 from fastdeconv.kernels.cpu.winograd.transforms import combine
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
@@ -141,14 +140,8 @@ def product_units(
             at = (rest * p.source_pixels + pairs[pair + 1]) * p.pixel_step
             left = ((g * p.blocks + block) * p.taps + pairs[pair]) * p.tap_step
             to = results + pairs[pair + 2] * p.result_step
-            for c in range(0, p.columns, p.width):
-                for k in range(0, p.depth, p.run):
-                    adding = k > 0 or pairs[pair + 3] == 0
-                    for m in range(0, images, p.height):
-                        block_tile(p.shape, min(p.run, p.depth - k),
-                                   tiles, at + k // lanes * p.vector_step + m * lanes, p.vector_step,
-                                   packed, left + c * p.depth + k * p.width,
-                                   room, to + m * p.columns + c, p.columns, adding)  # fmt: skip
+            multiply_blocks(p, lanes, tiles, at, p.vector_step, images, packed, left, room, to,
+                            pairs[pair + 3] == 0)  # fmt: skip
         for b in range(min(p.block, (p.targets + lanes - 1) // lanes - block * p.block)):
             first = (block * p.block + b) * lanes
             present = min(lanes, p.targets - first)

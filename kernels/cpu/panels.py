@@ -16,7 +16,7 @@ from fastdeconv.kernels.cpu import frame, host, planes
 from fastdeconv.kernels.cpu.gather import gather_row
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import expect_row
-from fastdeconv.kernels.cpu.tiles import BLOCK_SHAPES, PRODUCT_SHAPES, panel_tile, product_tile
+from fastdeconv.kernels.cpu.tiles import BLOCK_SHAPES, PRODUCT_SHAPES, block_tile, panel_tile, product_tile
 from fastdeconv.kernels.geometry import Geometry
 
 HEIGHT, COLUMNS = PRODUCT_SHAPES[0]  # rows, and vectors in a row, of a register tile
@@ -140,3 +140,21 @@ def multiply_panels(
                         for j in range(there):
                             to = target + m * out_row + j
                             out[to] = out[to] + edge[m * width + j] if add else edge[m * width + j]
+
+
+@device_function
+def multiply_blocks(
+    p: Any, lanes: int, left: Any, left_at: int, left_step: int, rows: int, panels: Any, panels_at: int,
+    out: Any, out_at: int, add: bool,
+) -> None:  # fmt: skip
+    """Multiply rows that lie in blocks of a vector with panels, tile by tile; see `block_tile`.
+
+    The record p tells a tile's shape, height and width, and the depth, run of a partial sum and columns of the panels.
+    """
+    for c in range(0, p.columns, p.width):
+        for k in range(0, p.depth, p.run):
+            for m in range(0, rows, p.height):
+                block_tile(p.shape, min(p.run, p.depth - k),
+                           left, left_at + k // lanes * left_step + m * lanes, left_step,
+                           panels, panels_at + c * p.depth + k * p.width,
+                           out, out_at + m * p.columns + c, p.columns, add or k > 0)  # fmt: skip

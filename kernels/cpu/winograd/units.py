@@ -14,8 +14,8 @@ import numpy as np
 
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.panels import multiply_blocks
 from fastdeconv.kernels.cpu.rows import zero_row
-from fastdeconv.kernels.cpu.tiles import block_tile
 from fastdeconv.kernels.cpu.winograd.results import mark, transform_back
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE, place, transform_strip
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, transform_kernels
@@ -61,15 +61,9 @@ def multiply(
 ) -> None:  # fmt: skip
     """Multiply some tiles with the weights of one unit, point after point."""
     for point in range(points):
-        at = tiles_at + point * q.point_step
-        for c in range(0, p.columns, p.width):
-            for k in range(0, p.depth, p.run):
-                panel = kernels_at + point * p.pitch + c * p.depth + k * p.width
-                for m in range(0, rows, p.height):
-                    block_tile(p.shape, min(p.run, p.depth - k),
-                               tiles, at + k // q.lanes * q.pack_step + m * q.lanes, q.pack_step, kernels, panel,
-                               products, products_at + point * p.point_step + m * p.columns + c, p.columns,
-                               k > 0)  # fmt: skip
+        multiply_blocks(p, q.lanes, tiles, tiles_at + point * q.point_step, q.pack_step, rows,
+                        kernels, kernels_at + point * p.pitch, products, products_at + point * p.point_step,
+                        False)  # fmt: skip
 
 
 @device_function
