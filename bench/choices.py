@@ -30,6 +30,8 @@ _FLOPS, _ELEMENTS = 4e9, 5e7
 _ROUNDS = 5
 # How often the input is one pixel, as in a generator's first layer.
 _ONE_PIXEL = 0.04
+# How often groups have so few channels, as in depthwise layers.
+_DEPTHWISE, _FEW = 0.1, 4
 # Implementations for tiny problems and for proofs.
 _ASIDE = ("direct_loops", "reference")
 _STEPS = 4000  # of the fit
@@ -56,6 +58,9 @@ def draw(rng: np.random.Generator, least: float) -> Problem | None:
     padding = int(rng.integers(0, (kernel + 1) // 2))
     groups = int(rng.choice([1, 1, 1, 1, 4]))
     channels = [max(1, int(2 ** rng.uniform(*range_)) // groups) * groups for range_ in ((2, 9), (0, 8.5))]
+    if rng.random() < _DEPTHWISE:
+        groups = channels[0]
+        channels = [groups * (int(rng.integers(1, _FEW + 1)) if rng.random() < 1 / 3 else 1) for _ in range(2)]
     batch = int(rng.choice([1, 1, 2, 8, 32]))
     side = int(2 ** rng.uniform(*{1: (6, 14), 2: (2, 8), 3: (2, 5)}[ndim]))
     if rng.random() < _ONE_PIXEL:

@@ -19,6 +19,7 @@ from fastdeconv.tuning import Conditions, conditions
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
+
 def plan_call(
     pass_: Pass,
     ndim: int,

@@ -23,6 +23,7 @@ from fastdeconv.kernels.cpu import (
     direct_panels,
     direct_phases,
     direct_pointwise,
+    direct_rows,
     direct_tile,
     direct_wide_stride,
 )
@@ -54,6 +55,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
         direct_loops.INPUT_GRAD,
         direct_pointwise.INPUT_GRAD,
         direct_linear.INPUT_GRAD,
+        direct_rows.INPUT_GRAD,
         input_grad.INPUT_GRAD,
         direct_panels.INPUT_GRAD,
         direct_images.INPUT_GRAD,

@@ -5,7 +5,14 @@ import pytest
 from numba.core.caching import NullCache
 
 from fastdeconv.kernels.cpu.jit import kernel
-from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, accumulate_rows, interleave_rows, split_row
+from fastdeconv.kernels.cpu.rows import (
+    MOST_INTERLEAVED,
+    accumulate_rows,
+    copy_padded,
+    fill_row,
+    interleave_rows,
+    split_row,
+)
 
 BESIDE = 7.0
 
@@ -25,7 +32,17 @@ def accumulate(lo, hi, row, out, out_step, row_step, rows, count):
     accumulate_rows(out, 1, out_step, row, 2, row_step, rows, count)
 
 
-for made in (interleave, split, accumulate):
+@kernel("T[]", "T[]", "int", "int")
+def copy(lo, hi, row, out, present, count):
+    copy_padded(out, 1, row, 2, present, count)
+
+
+@kernel("T[]", "int")
+def fill(lo, hi, out, count):
+    fill_row(out, 1, out[0] + 1, count)
+
+
+for made in (interleave, split, accumulate, copy, fill):
     made._run._cache = NullCache()  # the cache on disk knows the content of the package's sources only
 
 
@@ -72,3 +89,23 @@ def test_rows_are_added_to_rows(dtype):
             expected[1 + 40 * m :][:count] += row[2 + 50 * m :][:count]
         accumulate.launcher(dtype, 1, 0)(row, out, 40, 50, rows, count)
         np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_copy_ends_with_zeros(dtype):
+    row = np.arange(1, 80).astype(dtype)
+    for count in (0, 1, 7, 8, 16, 37, 64):
+        for present in (-9, -1, 0, 1, 5, 8, 17, count, count + 9):
+            out = np.full(count + 2, BESIDE, dtype)
+            copy.launcher(dtype, 1, 0)(row, out, present, count)
+            there = max(0, min(present, count))
+            expected = np.concatenate([[BESIDE], row[2 : 2 + there], np.zeros(count - there), [BESIDE]])
+            np.testing.assert_array_equal(out, expected.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_is_filled(dtype):
+    for count in (-1, 0, 1, 7, 8, 16, 37, 64):
+        out = np.full(max(0, count) + 2, BESIDE, dtype)
+        fill.launcher(dtype, 1, 0)(out, count)
+        np.testing.assert_array_equal(out, [BESIDE, *[BESIDE + 1] * count, BESIDE])

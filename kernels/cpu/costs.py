@@ -2,7 +2,7 @@
 
 A weight is in multiplications at the peak of all cores. ``python -m bench choices --fit`` fits them to times of random
 float32 problems, and without ``--fit`` tells how far the choice is from the best. With 16 registers they are fitted on
-a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017). With 32 those of `winograd`,
+a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017, 0019). With 32 those of `winograd`,
 `direct_tile` forward and `direct_dot` were fitted on a Zen 4; the others are guesses after those of AVX2.
 """
 
@@ -28,20 +28,23 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     },
     ("direct_images", "forward"): {"product": 1.45, "sum": 11, "result": 41, "weight": 11, "call": 1.5e7},
     ("direct_images", "input_grad"): {
-        "product": 1.3, "sum": 4, "operand": 100, "result": 85, "weight": 21, "call": 1.2e7,
+        "product": 1.4, "sum": 9.6, "operand": 180, "result": 63, "weight": 64, "call": 1.8e6,
     },
-    ("direct_panels", "input_grad"): {"product": 1.1, "piece": 660, "tile": 1750, "call": 8.2e5},
+    ("direct_panels", "input_grad"): {"product": 1.24, "piece": 735, "tile": 2060, "call": 3.6e6},
+    ("direct_rows", "input_grad"): {
+        "product": 1.46, "term": 40, "tile": 590, "line": 1230, "gradient": 21, "call": 1.2e6,
+    },
     ("winograd", "forward"): {
         "product": 1.72, "operand": 25, "result": 19, "weight": 70, "strip": 16000, "apart": 136, "launch": 3e6,
     },
     ("winograd", "input_grad"): {
-        "product": 1.29, "operand": 40, "result": 46, "weight": 83, "strip": 11000, "launch": 8.5e6,
+        "product": 1.48, "operand": 41, "result": 61, "weight": 51, "strip": 18800, "launch": 3.5e6,
     },
     ("winograd", "weight_grad"): {"product": 1.57, "operand": 77, "result": 58, "weight": 95, "launch": 9.8e6},
     ("direct_product", "forward"): {"product": 1.5, "operand": 49, "result": 57, "weight": 160, "strip": 5700},
-    ("direct_product", "input_grad"): {"product": 1.5, "operand": 110, "result": 80, "weight": 170, "launch": 1e7},
+    ("direct_product", "input_grad"): {"product": 1.31, "operand": 100, "result": 63, "weight": 256, "strip": 10700},
     ("direct_local", "input_grad"): {
-        "product": 1.4, "result": 31, "row": 1060, "plane": 47, "weight": 440, "call": 5.2e6,
+        "product": 1.18, "result": 84, "row": 1310, "plane": 17, "line": 880, "weight": 540, "call": 4.4e6,
     },
     ("direct_local", "weight_grad"): {
         "product": 2.0, "plane": 29, "gradient": 16, "row": 1900, "weight": 850, "call": 9.1e6,
@@ -49,7 +52,7 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_tile", "forward"): {"product": 1.71, "result": 77, "row": 470, "plane": 66, "weight": 305, "call": 2.5e6},
     ("direct_joint", "forward"): {"product": 1.5, "result": 160, "row": 2300, "plane": 66, "weight": 1600},
     ("direct_tile", "input_grad"): {
-        "product": 1.62, "result": 88, "row": 1150, "plane": 94, "weight": 300, "call": 1e6,
+        "product": 1.62, "result": 132, "row": 1230, "plane": 91, "line": 1150, "weight": 204, "call": 5e6,
     },
     ("direct_im2col", "weight_grad"): {
         "product": 1.58, "chunk": 100, "tile": 1400, "line": 280, "border": 69, "weight": 18, "call": 3e6,
@@ -82,6 +85,7 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_images", "forward"): {"product": 1.2, "sum": 10, "operand": 20, "result": 20, "weight": 40},
     ("direct_images", "input_grad"): {"product": 1.2, "sum": 10, "operand": 20, "result": 20, "weight": 40},
     ("direct_panels", "input_grad"): {"product": 1.15, "piece": 470, "tile": 960},
+    ("direct_rows", "input_grad"): {"product": 1.2, "term": 35, "tile": 500, "line": 1000, "gradient": 17},
     ("direct_pointwise", "forward"): {"product": 1.15},
     ("direct_pointwise", "input_grad"): {"product": 1.15},
     ("direct_pointwise", "weight_grad"): {"product": 1.3},

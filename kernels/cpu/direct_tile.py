@@ -207,7 +207,7 @@ def tile_rows(rows: int, pixels: int, lanes: int) -> int:
 
 
 def counts(g: Geometry, forward: bool) -> dict[str, float]:
-    """Count what the kernel does: products, with those in padding, elements and rows of the result, planes, weights."""
+    """Count what the kernel does: products, with those in padding, elements and rows of result and planes, weights."""
     g = frames.merged(g)
     frame = frames.scatter_frame(g) if forward else frames.gather_frame(g)
     rows, channels = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
@@ -220,6 +220,7 @@ def counts(g: Geometry, forward: bool) -> dict[str, float]:
         "result": math.prod(shape),
         "row": math.prod(shape) / length * phases,
         "plane": g.groups * channels * planes_of_channel * frame.total,
+        "line": g.groups * channels * planes_of_channel * frame.total // frame.pitch[2],
         "weight": math.prod(g.weight_shape),
         "call": 1,
     }

@@ -17,23 +17,57 @@ AHEAD = 1024
 MOST_INTERLEAVED = 8
 
 
-def by_vectors(vectors: Vectors, count: Any, emit: Callable[[Any, Any], None], together: int = 1) -> None:
+def by_vectors(
+    vectors: Vectors, count: Any, emit: Callable[[Any, Any], None], together: int = 1, again: bool = False
+) -> None:
     """Emit ``emit(first element, None)`` for whole vectors, then ``emit(first element, how many)`` for the rest.
 
-    Each stands for `together` vectors.
+    Each stands for `together` vectors. With `again`, elements may be done twice: then the last vectors are moved back
+    to end where the row does, as masks take longer. A row of less is all rest, and so is one whose elements are no
+    multiple of `together`.
     """
     builder, length = vectors.builder, index(together * vectors.lanes)
-    whole = builder.sdiv(count, length)
 
-    def body(i: Any, carried: list[Any]) -> list[Any]:
+    def whole(i: Any, carried: list[Any]) -> list[Any]:
         emit(builder.mul(i, length), None)
         return carried
 
-    loop(builder, whole, [], body)
-    done = builder.mul(whole, length)
-    rest = builder.sub(count, done)
-    with builder.if_then(builder.icmp_signed(">", rest, index(0))):
-        emit(done, rest)
+    if not again:
+        vectors_ = builder.sdiv(count, length)
+        loop(builder, vectors_, [], whole)
+        done = builder.mul(vectors_, length)
+        rest = builder.sub(count, done)
+        with builder.if_then(builder.icmp_signed(">", rest, index(0))):
+            emit(done, rest)
+        return
+
+    def moved_back(i: Any, carried: list[Any]) -> list[Any]:
+        emit(_least(builder, builder.mul(i, length), builder.sub(count, length)), None)
+        return carried
+
+    def masked(i: Any, carried: list[Any]) -> list[Any]:
+        at = builder.mul(i, length)
+        emit(at, builder.sub(count, at))
+        return carried
+
+    steps = builder.sdiv(builder.add(count, builder.sub(length, index(1))), length)
+    even = builder.icmp_signed("==", builder.srem(count, index(together)), index(0))
+    fits = builder.and_(even, builder.icmp_signed(">=", count, length))
+    with builder.if_else(fits) as (long, short):
+        with long:
+            loop(builder, steps, [], moved_back)
+        with short:
+            loop(builder, steps, [], masked, unroll=False)
+
+
+def _least(builder: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.icmp_signed("<", a, b), a, b)
+
+
+def _of_count(builder: Any, present: Any, count: Any) -> Any:
+    """Return how many of `count` elements are there: none if `present` is negative."""
+    there = _least(builder, present, count)
+    return builder.select(builder.icmp_signed(">", there, index(0)), there, index(0))
 
 
 @intrinsic
@@ -66,7 +100,7 @@ def fill_row(typing_context: Any, out: Any, out_at: Any, value: Any, count: Any)
 
 
 def _repeat(vectors: Vectors, value: Any, target: Any, count: Any) -> None:
-    by_vectors(vectors, count, lambda at, part: vectors.store_part(part, value, target, at))
+    by_vectors(vectors, count, lambda at, part: vectors.store_part(part, value, target, at), again=True)
 
 
 @intrinsic
@@ -82,10 +116,14 @@ def copy_padded(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: An
 
         def emit(at: Any, part: Any) -> None:
             vectors.prefetch(source, builder.add(at, index(AHEAD)))
-            value = vectors.load_first(builder.sub(present, at), source, at)
-            vectors.store_part(part, value, target, at)
+            if part is None:
+                vectors.store(vectors.load(source, at), target, at)
+            else:
+                vectors.store_first(part, vectors.load_first(part, source, at), target, at)
 
-        by_vectors(vectors, count, emit)
+        copied = _of_count(builder, present, count)
+        by_vectors(vectors, copied, emit, again=True)
+        _repeat(vectors, vectors.zero, builder.gep(target, [copied]), builder.sub(count, copied))
         return context.get_dummy_value()
 
     return signature, generate
@@ -131,12 +169,30 @@ def _split_row(vectors: Vectors, arguments: list[Any]) -> None:
             places = [builder.add(first, index(v * lanes)) for v in range(phases)]
             for place in places:
                 vectors.prefetch(source, builder.add(place, ahead))
-            values = [vectors.load_first(builder.sub(present, place), source, place) for place in places]
+            if part is None:
+                values = [vectors.load(source, place) for place in places]
+            else:
+                values = [vectors.load_first(builder.sub(present, place), source, place) for place in places]
+            for r, value in enumerate(vectors.deinterleave(values)):
+                with builder.if_then(holds[r]):
+                    vectors.store_part(part, value, targets[r], at)
+
+        def column(i: Any, carried: list[Any]) -> list[Any]:
+            at = builder.add(reached, i)
             for r in range(phases):
                 with builder.if_then(holds[r]):
-                    vectors.store_part(part, vectors.every(values, r), targets[r], at)
+                    place = builder.add(builder.mul(at, index(phases)), index(r))
+                    there = builder.icmp_signed("<", place, present)
+                    # The row's first element stands for one that it lacks.
+                    value = builder.load(builder.gep(source, [builder.select(there, place, index(0))]))
+                    value = builder.select(there, value, ir.Constant(vectors.element, 0))
+                    builder.store(value, builder.gep(targets[r], [at]))
+            return carried
 
-        by_vectors(vectors, count, emit)
+        # Whole vectors as far as every phase reaches, and the few columns that are left one by one.
+        reached = _of_count(builder, builder.sdiv(present, index(phases)), count)
+        by_vectors(vectors, reached, emit, again=True)
+        loop(builder, builder.sub(count, reached), [], column, unroll=False)
 
     switch(builder, stride, range(1, MOST_INTERLEAVED + 1), emit_stride)
 
@@ -291,7 +347,7 @@ def _interleave_rows(vectors: Vectors, arguments: list[Any]) -> None:
                     room = None if part is None else builder.sub(part, index(v * lanes))
                     vectors.store_part(room, value, to, builder.add(at, index(v * lanes)))
 
-            by_vectors(vectors, count, emit, number)
+            by_vectors(vectors, count, emit, number, again=True)
             return carried
 
         loop(builder, rows, [], row)

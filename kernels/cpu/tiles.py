@@ -17,6 +17,7 @@ from fastdeconv.kernels.cpu.vectors import LINE, Vectors, call_once_compiled, in
 
 OUTER_ROWS = 8 if REGISTERS == 32 else 6
 INNER_ROWS = 4 if REGISTERS == 32 else 3
+ROW_COLUMNS = 8  # vectors of a `row_tile`
 
 # Rows and vectors in a row of a `product_tile`.
 PRODUCT_SHAPES = ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4)) if REGISTERS == 32 else ((4, 3), (4, 2), (4, 1), (2, 5))
@@ -77,16 +78,54 @@ def _outer_tile(vectors: Vectors, arguments: list[Any]) -> None:
     switch(vectors.builder, rows, range(1, OUTER_ROWS + 1), emit)
 
 
+@intrinsic
+def row_tile(
+    typing_context: Any,
+    columns: Any, channels: Any, taps: Any,
+    weight: Any, weight_at: Any,
+    source: Any, source_at: Any, channel_step: Any,
+    tap_offset: Any,
+    out: Any, out_at: Any,
+) -> Any:  # fmt: skip
+    """Compute ``out[q] = Σ weight[c, t] · source[c·channel_step + tap_offset[t] + q]`` over c and t, as `outer_tile`.
+
+    q runs over `columns` vectors, at most `ROW_COLUMNS`; weight is packed (c, t).
+    """
+    integer = types.int64
+    signature = types.void(
+        integer, integer, integer, weight, integer, source, integer, integer, tap_offset, out, integer
+    )
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        columns, channels, taps, weight, weight_at, source, source_at, step, offsets, out, out_at = arguments
+        types_ = signature.args
+        weight_base = pointer(context, builder, types_[3], weight, weight_at)
+        source_base = pointer(context, builder, types_[5], source, source_at)
+        offset_base = pointer(context, builder, types_[8], offsets, index(0))
+        out_base = pointer(context, builder, types_[9], out, out_at)
+        vectors = Vectors(builder, types_[3].dtype)
+
+        def emit(count: int) -> None:
+            sums = outer_sums(vectors, 1, channels, taps, weight_base, source_base, step, offset_base, columns=count)
+            for i, value in enumerate(sums):
+                vectors.store(value, out_base, index(i * vectors.lanes))
+
+        switch(builder, columns, range(1, ROW_COLUMNS + 1), emit)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 def outer_sums(
     vectors: Vectors, rows: int, channels: Any, taps: Any, weight: Any, source: Any, step: Any, offsets: Any,
-    fetch: bool = False,
+    fetch: bool = False, columns: int | None = None,
 ) -> list[Any]:  # fmt: skip
-    """Emit the sums of an `outer_tile` and return them, row by row.
+    """Emit the sums of an `outer_tile`, or of one with so many `columns`, and return them, row by row.
 
     With `fetch`, what the first tap reads in the tile to the right is brought into the cache meanwhile: that tap should
     be the one whose row no other has read before.
     """
-    builder, columns = vectors.builder, outer_columns(rows)
+    builder, columns = vectors.builder, columns or outer_columns(rows)
     width, line_elements = columns * vectors.lanes, LINE // vectors.bytes
 
     def channel_body(c: Any, sums: list[Any]) -> list[Any]:

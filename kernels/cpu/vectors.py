@@ -132,6 +132,19 @@ class Vectors:
             mixed.append(value)
         return mixed
 
+    def deinterleave(self, row: list[Any]) -> list[Any]:
+        """Return the phases of a row of vectors, each as one: `interleave` undone."""
+        count, lanes = len(row), self.lanes
+        if count % 2 == 0:
+            halves = [
+                self.deinterleave(
+                    [self.select(a, b, [2 * i + h for i in range(lanes)]) for a, b in zip(row[::2], row[1::2])]
+                )
+                for h in range(2)
+            ]
+            return [phase for pair in zip(*halves) for phase in pair]
+        return [self.every(row, r) for r in range(count)]
+
     def every(self, row: list[Any], first: int) -> Any:
         """Return the elements `first`, ``first + len(row)``, … of a row of vectors, as one: `interleave` undone."""
         stride, lanes = len(row), self.lanes
