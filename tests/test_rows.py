@@ -39,7 +39,7 @@ def copy(lo, hi, row, out, present, count):
 
 @kernel("T[]", "int")
 def fill(lo, hi, out, count):
-    fill_row(out, 1, out[0] + 1, count)
+    fill_row(out, 1, out.dtype.type(BESIDE + 1), count)
 
 
 for made in (interleave, split, accumulate, copy, fill):
