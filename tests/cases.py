@@ -124,6 +124,8 @@ EDGE_CASES: dict[str, Problem] = {
     "rows_parallel": problem((2, 35, 49, 67), (35, 1, 3, 3), stride=2, padding=1, groups=35),
     "rows_many_taps": problem((1, 8, 2, 40), (8, 1, 19, 67), padding=(9, 33)),
     "long_kernel": problem((1, 3, 5, 37), (3, 5, 2, 67), padding=(0, 30)),
+    # Weights larger than a cache: ranges of output channels, the last ones longer.
+    "long_kernel_ranges": problem((1, 2, 2, 3), (2, 19, 29, 61), stride=(16, 32), padding=(3, 5)),
     "long_kernel_stride_2": problem((2, 5, 3, 21), (5, 7, 3, 33), stride=2, padding=(1, 19)),
     "unbatched": problem((3, 7, 6), (3, 5, 3, 3), stride=2),
     "parallel": problem((2, 9, 31, 33), (9, 7, 4, 4), stride=2, padding=1),

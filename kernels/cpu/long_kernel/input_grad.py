@@ -5,32 +5,45 @@ channels × some pixels, its lanes added up at the end. Pixels whose row of the 
 themselves, on what is left of the row.
 
 Memory: all arrays as they are.
-Parallel over rows of gx, then blocks of input channels. NaN and Inf reach what they touch and no more.
+Parallel over slices of gx, ranges of output channels where all weights do not fit a cache (their sums are added in
+their order), bands of rows, blocks of input channels. NaN and Inf reach what they touch and no more.
 
 Measured in docs/decisions/0005-wide-strides.md.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+import math
+from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, UNITS, declines, describe, yields
+from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, declines, describe, yields
+from fastdeconv.kernels.cpu.long_kernel.splits import summed
 from fastdeconv.kernels.cpu.rows import zero_row
-from fastdeconv.kernels.cpu.vectors import INDEX, Vectors, index, loop, pointer, switch
+from fastdeconv.kernels.cpu.vectors import INDEX, LINE, Vectors, index, loop, pointer, switch
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
 
 Array = NDArray[Any]
 
 # Vectors of a row summed between reductions: what several channels read again should still be in the cache.
 _CHUNK = 384
+# Weights of a group, in bytes, that stay in a core's second-level cache.
+_CACHED = 256 << 10
+# Short rows far from one another, which the processor does not foresee, are asked for so many rows early.
+_AHEAD = 4
+# Ranges of output channels, at least, where rows of gx are few.
+_UNITS = 16
+# Rows of gx in a band, to choose from.
+_ROWS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 
 _WIDE = host.REGISTERS == 32
 # (input channels, pixels) of a tile; the first with so many channels is the largest.
@@ -48,7 +61,8 @@ def dot_tile(
 ) -> Any:  # fmt: skip
     """Sum products of rows, lane by lane, in vectors ``tile[c, m]``, over rows and their `length` elements k.
 
-    A product is ``weight[c·channel_step + row_weight[j] + k] · source[m·pixel_step + row_source[j] + k]``.
+    A product is ``weight[c·channel_step + row_weight[j] + k] · source[m·pixel_step + row_source[j] + k]``. The rows of
+    the first and the last pixel are asked for `_AHEAD` rows early: so many more are in `row_source`.
     """
     integer = types.int64
     signature = types.void(
@@ -60,7 +74,7 @@ def dot_tile(
          source, source_at, pixel_step, row_source, length, tile) = arguments  # fmt: skip
         types_ = signature.args
         vectors = Vectors(builder, types_[2].dtype)
-        lanes = index(vectors.lanes)
+        lanes, line_elements = index(vectors.lanes), LINE // vectors.bytes
         weight_base = pointer(context, builder, types_[2], weight, weight_at)
         row_weight_base = pointer(context, builder, types_[5], row_weight, index(0))
         source_base = pointer(context, builder, types_[6], source, source_at)
@@ -83,11 +97,22 @@ def dot_tile(
                         updated[c * pixels + m] = vectors.multiply_add(a[c], b, sums[c * pixels + m])
                 return updated
 
+            def fetch(row: Any) -> None:
+                def line(i: Any, carried: list[Any]) -> list[Any]:
+                    vectors.prefetch(row, builder.mul(i, index(line_elements)))
+                    return carried
+
+                loop(builder, builder.sdiv(length, index(line_elements)), [], line, unroll=False)
+
             def row_body(j: Any, sums: list[Any]) -> list[Any]:
                 w_row = builder.gep(weight_base, [builder.load(builder.gep(row_weight_base, [j]))])
                 x_row = builder.gep(source_base, [builder.load(builder.gep(row_source_base, [j]))])
                 w = [builder.gep(w_row, [builder.mul(channel_step, index(c))]) for c in range(channels)]
                 x = [builder.gep(x_row, [builder.mul(pixel_step, index(m))]) for m in range(pixels)]
+                ahead = builder.load(builder.gep(row_source_base, [builder.add(j, index(_AHEAD))]))
+                later = builder.gep(source_base, [ahead])
+                for m in {0, pixels - 1}:
+                    fetch(builder.gep(later, [builder.mul(pixel_step, index(m))]))
                 sums = loop(
                     builder, whole, sums, lambda v, sums: add(w, x, builder.mul(v, lanes), None, sums)
                 )  # fmt: skip
@@ -144,7 +169,7 @@ def _reached(p: Any, axis: int, i: int, taps: Any, outputs: Any) -> int:
 
 @kernel("T[]", "T[]", "T[]", LAYOUT, "int[]")
 def input_units(lo: int, hi: int, gy: Any, w: Any, gx: Any, layout: Any, shapes: Any) -> None:
-    """Compute one range of the channels of one row of the input's gradient, one group."""
+    """Sum one range of output channels in one block of channels of one band of rows of gx, one slice, one group."""
     p = layout[0]
     size2, outputs = p.input[2], p.output[0] * p.output[1] * p.output[2]
     inputs = p.input[0] * p.input[1] * size2
@@ -155,76 +180,128 @@ def input_units(lo: int, hi: int, gy: Any, w: Any, gx: Any, layout: Any, shapes:
     sums = empty(24 + p.lanes, gy.dtype)
     taps0, outputs0 = empty(p.kernel[0], np.int64), empty(p.kernel[0], np.int64)
     taps1, outputs1 = empty(p.kernel[1], np.int64), empty(p.kernel[1], np.int64)
-    row_weight, row_source = empty(p.chunk, np.int64), empty(p.chunk, np.int64)
+    row_weight, row_source = empty(p.chunk, np.int64), empty(p.chunk + _AHEAD, np.int64)
+    row_step = p.stride[1] * p.output[2]
+    reach1 = p.dilation[1] * (p.kernel[1] - 1)
     for unit in range(lo, hi):
-        split = unit % p.splits
-        rest = unit // p.splits
-        g = rest % p.groups
-        rest //= p.groups
-        i1, i0, n = rest % p.input[1], rest // p.input[1] % p.input[0], rest // (p.input[1] * p.input[0])
+        block = unit % p.blocks
+        rest = unit // p.blocks
+        band = rest % p.bands
+        rest //= p.bands
+        split = rest % p.splits
+        rest //= p.splits
+        i0 = rest % p.input[0]
+        image = rest // p.input[0]  # of a group
+        g = image % p.groups
         count0 = _reached(p, 0, i0, taps0, outputs0)
-        count1 = _reached(p, 1, i1, taps1, outputs1)
-        rows = p.group_out * count0 * count1
-        first_channel, end_channel = p.group_in * split // p.splits, p.group_in * (split + 1) // p.splits
-        gx_at = (n * p.groups + g) * p.group_in * inputs + (i0 * p.input[1] + i1) * size2
-        source_at = (n * p.groups + g) * p.group_out * outputs - p.padding[2]
-        for c in range(first_channel, end_channel):
-            zero_row(gx, gx_at + c * inputs, size2)
-        for first_row in range(0, rows, p.chunk):
-            some = min(p.chunk, rows - first_row)
-            for j in range(some):
-                row = first_row + j
-                b, a, co = row % count1, row // count1 % count0, row // (count1 * count0)
-                row_weight[j] = co * taps + (taps0[a] * p.kernel[1] + taps1[b]) * p.kernel[2]
-                row_source[j] = co * outputs + (outputs0[a] * p.output[1] + outputs1[b]) * p.output[2]
-            c = first_channel
-            while c < end_channel:
-                shape = 0
-                while shapes[2 * shape] > end_channel - c:
-                    shape += 1
-                channels = shapes[2 * shape]
-                weight_at = (g * p.group_in + c) * channel_step
-                i = 0
-                while i < size2:
-                    variant, k, length, start = shape, 0, p.kernel[2], i
-                    if p.begin <= i < p.end:
-                        # The smallest tile for what is left; it may begin earlier, and adds nothing to pixels done.
-                        while shapes[2 * variant + 2] == channels and shapes[2 * variant + 3] >= p.end - i:
-                            variant += 1
-                        while shapes[2 * variant + 1] > p.end - p.begin:
-                            variant += 1
-                        start = min(i, p.end - shapes[2 * variant + 1])
-                    else:
-                        while shapes[2 * variant + 1] > 1:
-                            variant += 1
-                        k = max(0, p.padding[2] - p.stride[2] * i)
-                        length = max(0, min(p.kernel[2], p.output[2] + p.padding[2] - p.stride[2] * i) - k)
-                    pixels = shapes[2 * variant + 1]
-                    dot_tile(variant, some, w, weight_at + k, channel_step, row_weight,
-                             gy, source_at + p.stride[2] * start + k, p.stride[2], row_source,
-                             length, tile)  # fmt: skip
-                    add_lanes(tile, (channels * pixels + p.lanes - 1) // p.lanes, sums)
-                    for m in range(channels):
-                        for j in range(i - start, pixels):
-                            gx[gx_at + (c + m) * inputs + start + j] += sums[m * pixels + j]
-                    i = start + pixels
-                c += channels
+        first_channel, end_channel = p.group_in * block // p.blocks, p.group_in * (block + 1) // p.blocks
+        first_out = p.group_out * split // p.splits
+        channels_out = p.group_out * (split + 1) // p.splits - first_out
+        source_at = (image * p.group_out + first_out) * outputs - p.padding[2]
+        i1, end = p.input[1] * band // p.bands, p.input[1] * (band + 1) // p.bands
+        while i1 < end:
+            count1 = _reached(p, 1, i1, taps1, outputs1)
+            together = 1  # rows of x that meet the same taps
+            while (
+                count1 == p.kernel[1]
+                and i1 + together < end
+                and p.stride[1] * (i1 + together) - p.padding[1] + reach1 < p.output[1]
+            ):
+                together += 1
+            rows = channels_out * count0 * count1
+            gx_at = (split * p.batch * p.groups + image) * p.group_in * inputs + (i0 * p.input[1] + i1) * size2
+            for c in range(first_channel, end_channel):
+                zero_row(gx, gx_at + c * inputs, together * size2)
+            for first_row in range(0, rows, p.chunk):
+                some = min(p.chunk, rows - first_row)
+                for j in range(some + _AHEAD):
+                    row = min(first_row + j, rows - 1)
+                    b, a, co = row % count1, row // count1 % count0, row // (count1 * count0)
+                    if j < some:
+                        row_weight[j] = co * taps + (taps0[a] * p.kernel[1] + taps1[b]) * p.kernel[2]
+                    row_source[j] = co * outputs + (outputs0[a] * p.output[1] + outputs1[b]) * p.output[2]
+                c = first_channel
+                while c < end_channel:
+                    shape = 0
+                    while shapes[2 * shape] > end_channel - c:
+                        shape += 1
+                    channels = shapes[2 * shape]
+                    weight_at = (g * p.group_in + c) * channel_step + first_out * taps
+                    for below in range(together):
+                        i = 0
+                        while i < size2:
+                            variant, k, length, start = shape, 0, p.kernel[2], i
+                            if p.begin <= i < p.end:
+                                # The smallest tile for what is left; it may begin earlier, and adds nothing to pixels
+                                # done.
+                                while shapes[2 * variant + 2] == channels and shapes[2 * variant + 3] >= p.end - i:
+                                    variant += 1
+                                while shapes[2 * variant + 1] > p.end - p.begin:
+                                    variant += 1
+                                start = min(i, p.end - shapes[2 * variant + 1])
+                            else:
+                                while shapes[2 * variant + 1] > 1:
+                                    variant += 1
+                                k = max(0, p.padding[2] - p.stride[2] * i)
+                                length = max(0, min(p.kernel[2], p.output[2] + p.padding[2] - p.stride[2] * i) - k)
+                            pixels = shapes[2 * variant + 1]
+                            dot_tile(variant, some, w, weight_at + k, channel_step, row_weight,
+                                     gy, source_at + below * row_step + p.stride[2] * start + k, p.stride[2],
+                                     row_source, length, tile)  # fmt: skip
+                            add_lanes(tile, (channels * pixels + p.lanes - 1) // p.lanes, sums)
+                            at = gx_at + below * size2 + start
+                            for m in range(channels):
+                                for j in range(i - start, pixels):
+                                    gx[at + (c + m) * inputs + j] += sums[m * pixels + j]
+                            i = start + pixels
+                    c += channels
+            i1 += together
+
+
+class _Cut(NamedTuple):
+    """In how many parts the work of one slice of one group is cut: output channels, rows of gx, input channels."""
+
+    splits: int
+    bands: int
+    blocks: int
+
+
+def _cut(g: Geometry) -> _Cut:
+    """Return how to share the work.
+
+    Bands read all weights again, and blocks all of gy. Ranges of output channels read nothing twice, but what they add
+    to must be less than that, and their number is in the order of the sums: it does not depend on the threads.
+    """
+    slices = g.batch * g.groups * g.input[0]
+    weights = math.prod(g.weight_shape) // g.groups
+    splits = 1
+    if weights > _CACHED // np.dtype(g.dtype).itemsize and 8 * math.prod(g.input_shape) < weights:
+        splits = min(g.group_out, -(-_UNITS // slices))
+    wanted = 2 * int(numba.config.NUMBA_NUM_THREADS)
+    row = g.group_out * g.output[2] * min(g.kernel[0], g.output[0])
+
+    def read(cut: _Cut) -> tuple[int, int]:
+        lines = g.input[1] * g.stride[1] + cut.bands * max(0, g.kernel[1] - g.stride[1])
+        return max(0, wanted - slices * math.prod(cut)), cut.bands * weights + cut.blocks * lines * row
+
+    bands = sorted({-(-g.input[1] // rows) for rows in _ROWS} | {1})
+    return min((_Cut(splits, *cut) for cut in itertools.product(bands, range(1, -(-g.group_in // 4) + 1))), key=read)
 
 
 def bind(g: Geometry) -> Bound:
     """Return the function that runs the pass."""
-    rows = g.batch * g.groups * g.input[0] * g.input[1]
-    splits = min(-(-g.group_in // _SHAPES[0][0]), -(-UNITS // rows))
+    cut = _cut(g)
+    units = g.batch * g.groups * g.input[0] * math.prod(cut)
     chunk = max(1, _CHUNK // -(-g.kernel[2] // host.lanes(g.dtype)))
-    layout = describe(g, splits=splits, chunk=chunk)
-    compute = input_units.launcher(g.dtype, rows * splits, 2 * g.multiplications)
+    layout = describe(g, chunk=chunk, **cut._asdict())
+    compute = input_units.launcher(g.dtype, units, 2 * g.multiplications)
 
-    def run(gy: Array, w: Array, gx: Array) -> None:
-        compute(gy, w, gx, layout, _TABLE)
+    def run(gy: Array, w: Array, sums: Array) -> None:
+        compute(gy, w, sums, layout, _TABLE)
 
     lanes = host.lanes(g.dtype)
-    private = (24 + lanes) * (lanes + 1) * np.dtype(g.dtype).itemsize + 16 * (sum(g.kernel[:2]) + chunk)
-    return Bound(run, workspace.total(0, private, rows * splits))
+    private = (24 + lanes) * (lanes + 1) * np.dtype(g.dtype).itemsize + 16 * (sum(g.kernel[:2]) + chunk) + 8 * _AHEAD
+    return summed(run, g.dtype, math.prod(g.input_shape), cut.splits, private, units)
 
 
 INPUT_GRAD = Implementation(NAME, IDEA, declines, bind, yields)

@@ -29,7 +29,9 @@ LAYOUT = np.dtype(
         ("lanes", "i8"),
         ("begin", "i8"),  # inputs of the last axis whose whole row of the kernel lies in the output
         ("end", "i8"),
-        ("splits", "i8"),
+        ("splits", "i8"),  # ranges whose sums are added up
+        ("bands", "i8"),  # of rows of the input
+        ("blocks", "i8"),  # of input channels
         ("chunk", "i8"),  # rows of the kernel that are summed before lanes are added up
         ("vectors", "i8"),  # of a row of the kernel
         ("width", "i8"),  # columns of a tile

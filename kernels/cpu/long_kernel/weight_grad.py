@@ -22,10 +22,11 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, RUN, UNITS, declines, describe, yields
+from fastdeconv.kernels.cpu.long_kernel.splits import summed
 from fastdeconv.kernels.cpu.rows import copy_padded, zero_row
 from fastdeconv.kernels.cpu.vectors import Vectors, index, loop, pointer, switch
 from fastdeconv.kernels.geometry import Bound, Geometry, Implementation
@@ -197,17 +198,6 @@ def weight_units(lo: int, hi: int, x: Any, gy: Any, gw: Any, layout: Any, shapes
                 copy_padded(gw, at, totals, (c * width + b) * lanes, count, count)
 
 
-@kernel("T[]", "T[]", "int")
-def add_splits(lo: int, hi: int, sums: Any, gw: Any, splits: int) -> None:
-    """Add the sums of all ranges of rows in their order; a unit is a piece of the weight."""
-    size = gw.size
-    for i in range(size * lo // UNITS, size * hi // UNITS):
-        total = sums[i]
-        for s in range(1, splits):
-            total += sums[s * size + i]
-        gw[i] = total
-
-
 def bind(g: Geometry) -> Bound:
     """Return the function that runs the pass."""
     vectors = -(-g.kernel[2] // host.lanes(g.dtype))
@@ -221,21 +211,11 @@ def bind(g: Geometry) -> Bound:
     compute = weight_units.launcher(g.dtype, tiles * splits, 2 * g.multiplications)
     lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
     private = (g.stride[2] * g.input[2] + lanes + width * lanes * (1 + 2 * g.group_in)) * itemsize + 48 * width
-    if splits == 1:
 
-        def run_whole(x: Array, gy: Array, gw: Array) -> None:
-            compute(x, gy, gw, layout, _TABLE)
-
-        return Bound(run_whole, workspace.total(0, private, tiles))
-    add = add_splits.launcher(g.dtype, UNITS, splits * elements)
-
-    def run(x: Array, gy: Array, gw: Array) -> None:
-        sums = workspace.take("sums", splits * elements, g.dtype)
+    def run(x: Array, gy: Array, sums: Array) -> None:
         compute(x, gy, sums, layout, _TABLE)
-        add(sums, gw, splits)
-        workspace.keep("sums", sums)
 
-    return Bound(run, workspace.total(splits * elements * itemsize, private, tiles * splits))
+    return summed(run, g.dtype, elements, splits, private, tiles * splits)
 
 
 WEIGHT_GRAD = Implementation(NAME, IDEA, declines, bind, yields)
