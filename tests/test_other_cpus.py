@@ -26,10 +26,11 @@ TILES = {
     "direct_im2col.window_units": "panel",
     "weight.weight_units": "panel",
     "direct_pointwise.product_units": "product",
+    "direct_rows.row_units": "row",
 }
 LARGEST = {
-    512: {"outer": 25, "inner": 24, "product": 24, "panel": 96, "block": 96},
-    256: {"outer": 12, "inner": 12, "product": 12, "panel": 48, "block": 96},
+    512: {"outer": 25, "inner": 24, "product": 24, "panel": 96, "block": 96, "row": 8},
+    256: {"outer": 12, "inner": 12, "product": 12, "panel": 48, "block": 96, "row": 8},
 }
 
 # Cases that between them reach every kernel.

@@ -103,17 +103,22 @@ def row_tile(
         source_base = pointer(context, builder, types_[5], source, source_at)
         offset_base = pointer(context, builder, types_[8], offsets, index(0))
         out_base = pointer(context, builder, types_[9], out, out_at)
-        vectors = Vectors(builder, types_[3].dtype)
-
-        def emit(count: int) -> None:
-            sums = outer_sums(vectors, 1, channels, taps, weight_base, source_base, step, offset_base, columns=count)
-            for i, value in enumerate(sums):
-                vectors.store(value, out_base, index(i * vectors.lanes))
-
-        switch(builder, columns, range(1, ROW_COLUMNS + 1), emit)
+        values = [columns, channels, taps, weight_base, source_base, step, offset_base, out_base]
+        call_once_compiled(builder, "row_tile", types_[3].dtype, values, _row_tile)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _row_tile(vectors: Vectors, arguments: list[Any]) -> None:
+    columns, channels, taps, weight, source, step, offsets, out = arguments
+
+    def emit(count: int) -> None:
+        sums = outer_sums(vectors, 1, channels, taps, weight, source, step, offsets, columns=count)
+        for i, value in enumerate(sums):
+            vectors.store(value, out, index(i * vectors.lanes))
+
+    switch(vectors.builder, columns, range(1, ROW_COLUMNS + 1), emit)
 
 
 def outer_sums(
