@@ -124,6 +124,11 @@ EDGE_CASES: dict[str, Problem] = {
     "rows_parallel": problem((2, 35, 49, 67), (35, 1, 3, 3), stride=2, padding=1, groups=35),
     "rows_many_taps": problem((1, 8, 2, 40), (8, 1, 19, 67), padding=(9, 33)),
     "long_kernel": problem((1, 3, 5, 37), (3, 5, 2, 67), padding=(0, 30)),
+    # Tiles that need their neighbours' windows: chunks of rows, several strips a row, even and odd numbers of taps.
+    "five_taps_chunks": problem((2, 5, 71, 20), (5, 3, 5, 5), padding=2),
+    "four_and_six_taps_wide": problem((1, 2, 5, 1051), (2, 3, 4, 6), padding=(3, 1)),
+    "seven_taps_1d": problem((3, 4, 90), (4, 9, 7), padding=1, groups=2),
+    "phases_of_four_taps": problem((1, 3, 9, 33), (3, 9, 8, 8), stride=2, padding=3, output_padding=1),
     # Weights larger than a cache: ranges of output channels, the last ones longer.
     "long_kernel_ranges": problem((1, 2, 2, 3), (2, 19, 29, 61), stride=(16, 32), padding=(3, 5)),
     "long_kernel_stride_2": problem((2, 5, 3, 21), (5, 7, 3, 33), stride=2, padding=(1, 19)),

@@ -36,9 +36,11 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     },
     ("winograd", "forward"): {
         "product": 1.72, "operand": 25, "result": 19, "weight": 70, "strip": 16000, "apart": 136, "launch": 3e6,
+        "many_products": 1.69, "many_operands": 41, "many_results": 36, "many_weights": 184, "many_strips": 27000,
     },
     ("winograd", "input_grad"): {
         "product": 1.48, "operand": 41, "result": 61, "weight": 51, "strip": 18800, "launch": 3.5e6,
+        "many_products": 1.91, "many_operands": 40, "many_results": 42, "many_weights": 199, "many_strips": 49000,
     },
     ("winograd", "weight_grad"): {"product": 1.57, "operand": 77, "result": 58, "weight": 95, "launch": 9.8e6},
     ("direct_product", "forward"): {"product": 1.5, "operand": 49, "result": 57, "weight": 160, "strip": 5700},
@@ -62,7 +64,10 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     },
 }  # fmt: skip
 
-_TRANSFORMS = {"product": 1.12, "operand": 30, "result": 20, "weight": 32}
+_TRANSFORMS = {
+    "product": 1.12, "operand": 30, "result": 20, "weight": 32,
+    "many_products": 1.3, "many_operands": 35, "many_results": 30, "many_weights": 120, "many_strips": 25000,
+}  # fmt: skip
 _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("winograd", "forward"): _TRANSFORMS | {"row": 1000, "apart": 250},
     ("winograd", "input_grad"): _TRANSFORMS,

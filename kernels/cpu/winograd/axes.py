@@ -18,6 +18,8 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
+
 from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import merged
@@ -25,8 +27,12 @@ from fastdeconv.kernels.geometry import Geometry
 
 # Outputs of a tile, by the taps of a phase; one more tap, one less output than points.
 OUTPUTS = {1: 1, 2: 3, 3: 2}
+# Taps of a phase at most, where a few of them at a time meet windows of their own.
+MOST_TAPS = 9
 # More combined phases than this need tables out of proportion.
 MOST_PHASES = 64
+# Bytes of transformed weights, where outputs need several windows: all are read for every chunk of tiles.
+_STORED = 16 << 20
 # Taps of a phase that are further apart leave too much between them.
 MOST_SPREAD = 8
 
@@ -47,7 +53,7 @@ class Segment(NamedTuple):
     apart.
     """
 
-    taps: int
+    taps: int  # that a window serves
     tiles: int  # of one lattice
     first: int
     phases: tuple[Phase, ...]
@@ -60,8 +66,24 @@ class Segment(NamedTuple):
 
     @property
     def points(self) -> int:
-        """Multiplications of a tile in each phase; also the inputs of its window."""
+        """Points of a tile in each phase; also the inputs of its window."""
         return self.outputs + self.taps - 1
+
+    @property
+    def pieces(self) -> int:
+        """Windows that a tile's outputs need: those of as many tiles from its own on."""
+        return max(1, len(self.phases[0].taps) // 2)
+
+    def taps_of(self, piece: int) -> int:
+        """Return the taps that a window meets: two, and three in the last where their number is odd."""
+        if self.pieces == 1:
+            return self.taps
+        return 2 + (piece + 1 == self.pieces and len(self.phases[0].taps) % 2)
+
+    @property
+    def multiplications(self) -> int:
+        """Those of a tile in each phase: two of the three taps that a window is for need one less."""
+        return sum(self.points - (self.taps - self.taps_of(piece)) for piece in range(self.pieces))
 
     @property
     def all_tiles(self) -> int:
@@ -94,24 +116,30 @@ def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str
     """Count what a pass does with a plan; forward, groups write between each other's outputs.
 
     Products between transforms, transformed elements of the input and the output's gradient ("operand"), products on
-    their way back ("result"), weights, vectors of channels in strips of tiles. With several groups: parts of rows of
+    their way back ("result"), weights, vectors of channels in strips of tiles; "many" are those of tiles that need
+    several windows. With several groups: parts of rows of
     the output, and elements with others' in between ("apart").
     """
     lanes = host.lanes(g.dtype)
     counts = dict.fromkeys(("product", "operand", "result", "weight", "strip", "row", "apart"), 0.0)
+    counts |= dict.fromkeys(("many_products", "many_operands", "many_results", "many_weights", "many_strips"), 0.0)
     for group in plan:
         points, phases, tiles, outputs = (
             math.prod(values) for values in zip(*((s.points, len(s.phases), s.all_tiles, s.outputs) for s in group))
         )
         tiles *= g.batch
         rows, channels = (-(-n // lanes) * lanes for n in (g.group_in, g.group_out))
-        columns = channels * phases
-        counts["product"] += g.groups * points * tiles * rows * columns
-        counts["operand"] += g.groups * points * tiles * rows
-        counts["result"] += g.groups * points * tiles * columns
-        counts["weight"] += g.groups * points * rows * columns
+        columns, pieces = channels * phases, math.prod(s.pieces for s in group)
         last = group[2]
-        counts["strip"] += g.groups * tiles / last.all_tiles * (rows + channels) / lanes
+        work = {
+            "product": math.prod(s.multiplications for s in group) * tiles * rows * columns,
+            "operand": points * tiles * rows,
+            "result": points * tiles * columns,
+            "weight": points * rows * columns * pieces,
+            "strip": tiles / last.all_tiles * (rows + channels) / lanes,
+        }
+        for kind, n in work.items():
+            counts[kind if pieces == 1 else f"many_{kind}s"] += g.groups * n
         if forward and len(plan) > 1:
             parts = tiles * outputs * columns / (last.all_tiles * last.outputs)
             counts["row"] += g.groups * parts / len(last.phases)
@@ -128,11 +156,23 @@ def counts(g: Geometry, forward: bool) -> dict[str, float]:
     return plan_counts(g, plan, forward)
 
 
-def declines(g: Geometry, transformed: bool) -> str | None:
-    """Return why tiles cannot serve a problem: those that are `transformed`, or those of plain products."""
-    plan = groups(merged(g))
+def declines(g: Geometry, transformed: bool, neighbours: bool = False) -> str | None:
+    """Return why tiles cannot serve a problem: those that are `transformed`, or those of plain products.
+
+    With `neighbours`, a tile's outputs may also need the windows of the tiles after it.
+    """
+    g = merged(g)
+    plan = groups(g)
     if isinstance(plan, str):
         return plan
+    if (pieces := max(math.prod(s.pieces for s in group) for group in plan)) > 1:
+        if not neighbours:
+            return "a phase has more than 3 taps on an axis, and windows are not shared by tiles"
+        if len(plan) > 1 or plan[0][0].all_tiles > 1:
+            return "a phase has more than 3 taps on an axis, where others have fewer or there are three axes"
+        stored = math.prod(s.points for s in plan[0]) * pieces * math.prod(g.weight_shape) // g.taps
+        if stored > _STORED // np.dtype(g.dtype).itemsize:
+            return f"{pieces} windows a tile need {stored} transformed weights"
     if transformed != any(s.taps > 1 for group in plan for s in group):
         return "every phase has one tap: it is a plain product" if transformed else "a phase has more than one tap"
     return None
@@ -140,7 +180,7 @@ def declines(g: Geometry, transformed: bool) -> str | None:
 
 def multiplications(group: Group) -> int:
     """Return the products of one group for a pair of channels and one image."""
-    return math.prod(s.points * s.all_tiles * len(s.phases) for s in group)
+    return math.prod(s.multiplications * s.all_tiles * len(s.phases) for s in group)
 
 
 def _ways(
@@ -158,14 +198,16 @@ def _ways(
             if of == residue:
                 taps.append((shift, k))
         taps.sort(reverse=True)  # the largest shift meets the first input
-        if not 1 <= len(taps) <= 3:
-            return f"a phase has {len(taps)} taps on an axis, and tiles are for 1 to 3"
+        if not 1 <= len(taps) <= MOST_TAPS:
+            return f"a phase has {len(taps)} taps on an axis, and tiles are for 1 to {MOST_TAPS}"
         in_phase = -(-(outputs - residue) // stride)
         by_taps.setdefault(len(taps), []).append(_Phase(residue, tuple(k for _, k in taps), taps[0][0], in_phase))
     # The taps of a phase are all as far apart.
     spread = dilation // math.gcd(dilation, stride) if max(by_taps) > 1 else 1
     if spread > MOST_SPREAD:
         return f"taps {spread} inputs apart would have {spread - 1} of {spread} rows read for nothing"
+    if spread > 1 and max(by_taps) > 3:
+        return f"a phase has {max(by_taps)} taps that lie {spread} inputs apart"
     if spread > 1:
         return [[_lattices(phases, spread if taps > 1 else 1) for taps, phases in by_taps.items()]]
     windows = [_cheapest(phases, inputs, False) for phases in by_taps.values()]
@@ -183,7 +225,7 @@ class _Phase(NamedTuple):
 
 def _lattices(phases: list[_Phase], spread: int) -> Segment:
     """Return windows for phases of equally many taps that lie `spread` inputs apart."""
-    taps = len(phases[0].taps)
+    taps = min(3, len(phases[0].taps))
     first = -max(p.shift for p in phases)
     tiles = max(-(-(p.outputs - first - p.shift) // (OUTPUTS[taps] * spread)) for p in phases)
     return Segment(taps, tiles, first, tuple(Phase(p.residue, p.taps, first + p.shift) for p in phases), spread)
@@ -192,6 +234,8 @@ def _lattices(phases: list[_Phase], spread: int) -> Segment:
 def _cheapest(phases: list[_Phase], inputs: int, mixed: bool) -> list[Segment]:
     """Return windows for phases of equally many taps, and single outputs if `mixed` and they are cheaper."""
     r = len(phases[0].taps)
+    if r > 3:
+        return [_lattices(phases, 1)]
     best: tuple[int, list[Segment]] | None = None
     for first in range(-max(p.shift for p in phases), -min(p.shift for p in phases) + 1):
         longest = max(-(-(p.outputs - first - p.shift) // OUTPUTS[r]) for p in phases)

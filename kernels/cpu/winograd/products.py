@@ -41,12 +41,12 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.costs import weights_of
-from fastdeconv.kernels.cpu.frame import merged
+from fastdeconv.kernels.cpu.frame import ints, merged
 from fastdeconv.kernels.cpu.panels import BlockShape, block_shape
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, counts, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.units import BLOCK, chunk_units, product_units, store_units
-from fastdeconv.kernels.cpu.winograd.weights import kernels
+from fastdeconv.kernels.cpu.winograd.weights import combinations, kernels, zeros
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, Prepared, Run
 
 Array = NDArray[Any]
@@ -85,6 +85,9 @@ class _Group:
 
     def __init__(self, g: Geometry, group: Group, forward: bool, alone: bool) -> None:
         self.g, self.forward, self.alone = g, forward, alone
+        if not forward:  # all windows that a tile of gy adds to
+            axes = [s._replace(tiles=s.tiles + s.pieces - 1) for s in group]
+            group = axes[0], axes[1], axes[2]
         self.points = math.prod(s.points for s in group)
         self.lanes, self.itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
         into = transforms.INPUT if forward else transforms.transposed(transforms.OUTPUT)
@@ -95,8 +98,13 @@ class _Group:
         self.source, self.target = (inner, output) if forward else (output, inner)
         self.origins = (inner_origins, output_origins) if forward else (output_origins, inner_origins)
         self.strips = tiles.all_strips(output)
+        self.shifts = [(0, 0)]  # rows and tiles to those of each piece
+        self.zeros = [zeros(group, pieces) for pieces in combinations(group)]
+        self.halo = (group[1].pieces - 1) * int(output["strips"][0])
+        if math.prod(s.pieces for s in group) > 1:
+            self._widen(group)
         self.image = self.strips // g.batch  # strips of an image
-        self.wide = int(output["width"][0])  # tiles of a strip
+        self.wide = int(self.source["width"][0])  # tiles of a strip
         self.phases = math.prod(len(s.phases) for s in group) if forward else 1  # of the result
         self.blocks = int(self.target["blocks"][0])
         self.depth = tiles.depth(self.source)
@@ -104,6 +112,21 @@ class _Group:
         self.weights = kernels(g, group, forward)
         self.work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
         self.private = tiles.private(self.itemsize, self.source, self.target)
+
+    def _widen(self, group: Group) -> None:
+        """Have strips of the source reach as far as the last pieces need, which is back in the input gradient."""
+        beyond = [s.pieces - 1 for s in group]
+        p, origins = self.source[0], self.origins[0]
+        for axis in (1, 2):
+            p["tiles"][axis] += beyond[axis]
+            if not self.forward:
+                back = beyond[axis] * p["hop"][axis]
+                p["first"][axis] -= back
+                origins[p["table"][axis] : p["table"][axis] + p["phases"][axis]] -= back
+        p["wide"] += beyond[2]
+        p["width"] += beyond[2]
+        p["columns"] += beyond[2] * p["hop"][2]
+        self.shifts = [(a, b) if self.forward else (beyond[1] - a, beyond[2] - b) for _, a, b in combinations(group)]
 
     def columns(self, shape: BlockShape) -> int:
         """Return the columns of a unit's weights: whole panels."""
@@ -113,12 +136,14 @@ class _Group:
         """Describe units of a shape that multiply so many strips at once."""
         columns = self.columns(shape)
         rows = -(-at_once * self.wide // shape.height) * shape.height
-        pitch, point_step = self.depth * columns + 5 * self.lanes, rows * columns + 5 * self.lanes
+        pitch = len(self.shifts) * self.depth * columns + 5 * self.lanes
+        point_step = rows * columns + 5 * self.lanes
         layout = np.zeros(1, BLOCK)
         for name, value in {
             "shape": shape.register, "height": shape.height, "width": shape.width, "block": shape.block,
             "blocks": -(-self.blocks // shape.block), "columns": columns, "depth": self.depth, "run": self.run,
-            "at_once": at_once, "pitch": pitch, "point_step": point_step, "image": self.image,
+            "at_once": at_once, "pitch": pitch, "point_step": point_step, "image": self.image, "halo": self.halo,
+            "apart": 1 if self.forward else 2,
         }.items():  # fmt: skip
             layout[name] = value
         return layout
@@ -193,6 +218,17 @@ def _strips_of_a_chunk(group: _Group) -> tuple[int, int]:
     """
     units = group.g.groups
     most = max(_FEWEST, min(_CHUNK, group.depth // 4))
+    if len(group.shifts) > 1 and group.forward:
+        images = units * group.g.batch
+        chunks = -(-group.image * group.wide // most)
+        chunks = -(-chunks * images // _threads()) * _threads() // images
+        at_once = -(-group.image // max(1, chunks))
+        return at_once, -(-group.image // at_once)
+    if len(group.shifts) > 1:
+        row = int(group.target["strips"][0])
+        chunks = 2 * -(-group.image * group.wide // (2 * most))
+        at_once = -(-group.image // (chunks * row)) * row
+        return at_once, -(-group.image // at_once)
     whole = 1 if group.forward else group.image
     chunks = -(-group.strips * group.wide // most)
     chunks = -(-chunks // _threads()) * _threads()  # so that they end together
@@ -217,22 +253,25 @@ def _by_chunks(group: _Group, at_once: int, chunks: int) -> _Part | None:
     shape = block_shape(group.blocks, group.phases, at_once * group.wide, most, g.dtype)
     layout = group.units(shape, at_once)
     stored, store = group.storing(layout)
-    if stored > _WEIGHTS * group.points * group.depth * g.groups * group.strips * group.wide:
+    if len(group.shifts) == 1 and stored > _WEIGHTS * group.points * group.depth * g.groups * group.strips * group.wide:
         return None
-    tiles.lay_out(source, at_once, group.lanes)
-    # The last register tile may reach past the last tile.
-    products_at = int(source["group_step"][0]) + shape.height * group.lanes
+    tiles.lay_out(source, at_once + group.halo, group.lanes)
+    # The last register tile may reach past the last tile, and so do the last pieces of tiles that are not used.
+    products_at = int(source["group_step"][0]) + (shape.height + max(b for _, b in group.shifts)) * group.lanes
+    row = int(source["strips"][0]) * group.wide
+    shifts = ints([v for (a, b), skip in zip(group.shifts, group.zeros) for v in ((a * row + b) * group.lanes, skip)])
     room = products_at + group.points * int(layout["point_step"][0])
     layout["products_at"], layout["room"], layout["chunks"] = products_at, room, chunks
     units = g.groups * -(-group.strips // at_once)
     rounds = [units]
     if chunks:
-        rounds = [g.groups * g.batch * n for n in (-(-chunks // 2), chunks // 2)]
+        rounds = [chunks] if group.forward else [-(-chunks // 2), chunks // 2]
+        rounds = [g.groups * g.batch * n for n in rounds]
         units = rounds[0]
     slots = room * min(units, _threads())
-    if (stored + slots) * group.itemsize > workspace.MOST_KEPT:
+    if len(group.shifts) == 1 and (stored + slots) * group.itemsize > workspace.MOST_KEPT:
         return None
-    launches = [chunk_units.launcher(g.dtype, count, group.work) for count in rounds]
+    launches = [chunk_units.launcher(g.dtype, count, group.work) for count in rounds if count]
 
     def run(array: Array, w: Array, kept: Array, bias: Array, out: Array, adding: int) -> None:
         held = kept if kept.size else workspace.take("weights", stored, g.dtype)
@@ -241,7 +280,7 @@ def _by_chunks(group: _Group, at_once: int, chunks: int) -> _Part | None:
         rooms = workspace.take("products", slots, g.dtype)
         for odd, compute in enumerate(launches):
             compute(
-                array, held, bias, out, rooms, layout, source, group.target, *group.origins, group.strips,
+                array, held, bias, out, rooms, layout, source, group.target, *group.origins, shifts, group.strips,
                 1 if odd else adding, odd,
             )  # fmt: skip
         workspace.keep("products", rooms)
@@ -317,7 +356,7 @@ def _implementation(forward: bool, transformed: bool) -> Implementation:
         "minimal filtering: matrix products between transforms of small tiles, shared by all phases of a stride"
         if transformed
         else "one matrix product for taps that do not overlap",
-        lambda g: declines(g, transformed),
+        lambda g: declines(g, transformed, neighbours=True),
         lambda g: bind(g, forward),
         cost=Cost(lambda g: counts(g, forward), weights_of(name, "forward" if forward else "input_grad")),
         batch_invariant=not transformed,  # the sizes of tiles depend on how many there are

@@ -38,6 +38,7 @@ SIDE = np.dtype(
         ("phases", "i8", (3,)),
         ("tiles", "i8", (3,)),  # of one image
         ("wide", "i8"),  # tiles of a strip in each lattice of the last axis
+        ("next", "i8"),  # tiles from one strip of a row to the next, in each lattice
         ("width", "i8"),  # tiles of a strip
         ("strips", "i8"),  # of a row of tiles
         ("elements", "i8", (3,)),  # of a tile in the array
@@ -99,8 +100,8 @@ def side(
     channels, lanes = g.group_out if output else g.group_in, host.lanes(g.dtype)
     for name, value in {
         "lanes": lanes, "batch": g.batch, "groups": g.groups, "channels": channels, "blocks": -(-channels // lanes),
-        "size": size, "plane": math.prod(size), "wide": wide, "width": wide * lattices, "strips": -(-tiles // wide),
-        "columns": span + hop * (wide - 1),
+        "size": size, "plane": math.prod(size), "wide": wide, "next": wide, "width": wide * lattices,
+        "strips": -(-tiles // wide), "columns": span + hop * (wide - 1),
     }.items():  # fmt: skip
         layout[name] = value
     return layout, ints(origins)
@@ -136,7 +137,7 @@ def all_strips(layout: NDArray[np.void]) -> int:
 @device_function
 def place(p: Any, strip: int) -> tuple[int, int, int, int, int]:
     """Return the image of a strip, how far on each axis it is from the first tile, and its tiles in a lattice."""
-    t2 = strip % p.strips * p.wide
+    t2 = strip % p.strips * p.next
     rest = strip // p.strips
     at1 = rest % p.tiles[1] * p.hop[1]
     rest //= p.tiles[1]

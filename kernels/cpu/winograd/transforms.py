@@ -32,6 +32,7 @@ _MATRICES: tuple[Matrix, ...] = (
     ((1,),),
     _B, _G2, _G3, _A3, _A2,
     *(_transposed(m) for m in (_B, _G2, _G3, _A3, _A2)),
+    tuple(row[:2] for row in _G3),
 )  # fmt: skip
 _TRANSPOSED = 5
 # Added to a transform's number, it adds to what is there: windows of the transposed input transform overlap.
@@ -41,6 +42,8 @@ OVERLAPPING = 16
 INPUT = {1: 0, 2: 1, 3: 1}
 WEIGHT = {1: 0, 2: 2, 3: 3}
 OUTPUT = {1: 0, 2: 4, 3: 5}
+# That of weights of two taps in windows for three.
+TWO_OF_THREE = 2 * _TRANSPOSED + 1
 
 
 def transposed(transforms: dict[int, int]) -> dict[int, int]:
@@ -101,7 +104,7 @@ def _combine(vectors: Vectors, arguments: list[Any]) -> None:
 
 def _sum(builder: Any, vectors: Vectors, row: tuple[float, ...], x: list[Any]) -> Any:
     """Emit ``Σ row[j]·x[j]``: terms of one magnitude are added before they are scaled."""
-    total = None
+    total = None if any(row) else vectors.zero
     for scale in sorted({abs(v) for v in row if v}):
         part = None
         for minus, j in sorted((v < 0, j) for j, v in enumerate(row) if abs(v) == scale):

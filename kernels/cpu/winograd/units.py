@@ -37,6 +37,8 @@ BLOCK = np.dtype(
         ("room", "i8"),  # elements of scratch memory of a unit
         ("image", "i8"),  # strips of an image
         ("chunks", "i8"),  # of an image, 0 if they hold whole ones
+        ("apart", "i8"),  # chunks from one of a launch to the next
+        ("halo", "i8"),  # strips of the source that a chunk needs beyond its own
     ]
 )
 
@@ -50,20 +52,31 @@ def store_units(lo: int, hi: int, weight: Any, stored: Any, layout: Any, shape: 
     for unit in range(lo, hi):
         g, first = unit // p.blocks, unit % p.blocks * p.block
         at = unit * w.points[0] * w.points[1] * w.points[2] * p.pitch
-        transform_kernels(w, weight, g, first, p.block, stored, at, p.depth, p.width, p.pitch,
-                          kernels, planes, rows)  # fmt: skip
+        for piece in range(shape.size):
+            transform_kernels(shape[piece], weight, g, first, p.block, stored, at + piece * p.depth * p.columns,
+                              p.depth, p.width, p.pitch, kernels, planes, rows)  # fmt: skip
 
 
 @device_function
 def multiply(
-    p: Any, q: Any, points: int, tiles: Any, tiles_at: int, rows: int, kernels: Any, kernels_at: int,
+    p: Any, q: Any, points: int, shifts: Any, tiles: Any, tiles_at: int, rows: int, kernels: Any, kernels_at: int,
     products: Any, products_at: int,
 ) -> None:  # fmt: skip
-    """Multiply some tiles with the weights of one unit, point after point."""
+    """Multiply some tiles with the weights of one unit, point after point; with several pieces their neighbours too.
+
+    For each piece `shifts` tells how far these are, and has a bit for each point at which its weights are zero.
+    """
     for point in range(points):
-        multiply_blocks(p, q.lanes, tiles, tiles_at + point * q.point_step, q.pack_step, rows,
-                        kernels, kernels_at + point * p.pitch, products, products_at + point * p.point_step,
-                        False)  # fmt: skip
+        add = False
+        for piece in range(shifts.size // 2):
+            if shifts[2 * piece + 1] >> point & 1:
+                continue
+            multiply_blocks(p, q.lanes, tiles, tiles_at + point * q.point_step + shifts[2 * piece], q.pack_step, rows,
+                            kernels, kernels_at + point * p.pitch + piece * p.depth * p.columns,
+                            products, products_at + point * p.point_step, add)  # fmt: skip
+            add = True
+        if not add:
+            zero_row(products, products_at + point * p.point_step, rows * p.columns)
 
 
 @device_function
@@ -116,6 +129,8 @@ def product_units(
     taps, tap_planes, tap_rows = empty(size, out.dtype), empty(size, out.dtype), empty(size, out.dtype)
     extra = empty(t.blocks * lanes, out.dtype)
     zero_row(extra, 0, t.blocks * lanes)
+    own = empty(2, np.int64)
+    own[0] = own[1] = 0
     for unit in range(lo, hi):
         # The range that is slowest is the one that the same thread has just transformed.
         split, rest = unit // (t.groups * p.blocks), unit % (t.groups * p.blocks)
@@ -140,7 +155,7 @@ def product_units(
             number = start % p.at_once
             some = min(p.at_once - number, end - start)
             at = g * q.group_step + start // p.at_once * q.run_step + number * q.width * lanes
-            multiply(p, q, points, source, at, some * q.width, kernels, left_at, room, products_at)
+            multiply(p, q, points, own, source, at, some * q.width, kernels, left_at, room, products_at)
             write_products(p, t, q.width, room, products_at, first_strip + start, some, g, first, many,
                            out, origins, extra, adding > 0, lines, mixed, rows, row_marks, column_marks)  # fmt: skip
             start += some
@@ -149,7 +164,8 @@ def product_units(
 @device_function
 def _zero_from(p: Any, t: Any, n: int, g: int, chunk: int, out: Any) -> None:
     """Zero the rows of an image that a chunk and the next one add to; the first and the last those beyond them too."""
-    row, height = t.first[1] + chunk * p.at_once * t.hop[1], 2 * p.at_once * t.hop[1]
+    rows = p.at_once // t.strips
+    row, height = t.first[1] + chunk * rows * t.hop[1], 2 * rows * t.hop[1]
     begin = max(0, row) if chunk else 0
     end = min(row + height, t.size[1]) if chunk + 2 < p.chunks else t.size[1]
     for c in range(t.channels):
@@ -157,11 +173,11 @@ def _zero_from(p: Any, t: Any, n: int, g: int, chunk: int, out: Any) -> None:
         zero_row(out, plane + begin * t.size[2], max(0, end - begin) * t.size[2])
 
 
-@kernel("T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, SIDE, SIDE, "int[]", "int[]", "int", "int", "int", "slot")
+@kernel("T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, SIDE, SIDE, "int[]", "int[]", "int[]", "int", "int", "int", "slot")
 def chunk_units(
     lo: int, hi: int, source: Any, stored: Any, bias: Any, out: Any, room: Any, layout: Any,
-    source_side: Any, target_side: Any, source_origins: Any, origins: Any, strips: int, adding: int, odd: int,
-    slot: int,
+    source_side: Any, target_side: Any, source_origins: Any, origins: Any, shifts: Any, strips: int, adding: int,
+    odd: int, slot: int,
 ) -> None:  # fmt: skip
     """Compute all channels of one group for a chunk of `at_once` strips, whose tiles no other unit needs.
 
@@ -183,16 +199,18 @@ def chunk_units(
     for unit in range(lo, hi):
         g, chunk = unit % t.groups, unit // t.groups
         start, end = chunk * p.at_once, strips
+        first_strip = start
         if p.chunks:
-            pairs = (p.chunks + 1 - odd) // 2
-            n, chunk = chunk // pairs, chunk % pairs * 2 + odd
+            launched = (p.chunks + p.apart - 1 - odd) // p.apart
+            n, chunk = chunk // launched, chunk % launched * p.apart + odd
             start, end = n * p.image + chunk * p.at_once, (n + 1) * p.image
+            first_strip = start + n * p.halo
             if adding == 2:
                 _zero_from(p, t, n, g, chunk, out)
         some = min(p.at_once, end - start)
-        for strip in range(some):
+        for strip in range(some + p.halo):
             for b in range(q.blocks):
-                transform_strip(q, source, room, tiles_at, strip, source_origins, g, b, start + strip,
+                transform_strip(q, source, room, tiles_at, strip, source_origins, g, b, first_strip + strip,
                                 rows, mixed, lines)  # fmt: skip
         if adding == 2 and not p.chunks:
             for n in range(-(-start // p.image), -(-(start + some) // p.image)):
@@ -205,6 +223,6 @@ def chunk_units(
                 for c in range(min(many * lanes, t.channels - first * lanes)):
                     extra[c] = bias[channel + c]
             kernels_at = (g * p.blocks + block) * points * p.pitch
-            multiply(p, q, points, room, tiles_at, some * q.width, stored, kernels_at, room, products_at)
+            multiply(p, q, points, shifts, room, tiles_at, some * q.width, stored, kernels_at, room, products_at)
             write_products(p, t, q.width, room, products_at, start, some, g, first, many,
                            out, origins, extra, adding > 0, lines, mixed, rows, row_marks, column_marks)  # fmt: skip

@@ -6,6 +6,8 @@ are turned to one vector for each tap, and these are transformed. Lanes are chan
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from fastdeconv.kernels.cpu.columns import to_columns
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import read_ahead
 from fastdeconv.kernels.cpu.winograd.axes import MOST_PHASES, Group
-from fastdeconv.kernels.cpu.winograd.transforms import WEIGHT, combine
+from fastdeconv.kernels.cpu.winograd.transforms import TWO_OF_THREE, WEIGHT, combine
 from fastdeconv.kernels.geometry import Geometry
 
 # Kernels of so many channels ahead are fetched: they lie pages apart, where no processor looks ahead by itself.
@@ -43,8 +45,8 @@ KERNELS = np.dtype(
 
 
 def kernels(g: Geometry, group: Group, forward: bool) -> NDArray[np.void]:
-    """Describe the weights of one group of tiles."""
-    layout = np.zeros(1, KERNELS)
+    """Describe the weights of one group of tiles, those of each combination of pieces of the axes."""
+    layout = np.zeros(math.prod(s.pieces for s in group), KERNELS)
     input_step, output_step = g.group_out * g.taps, g.taps
     for name, value in {
         "lanes": host.lanes(g.dtype), "rows_have_phases": forward,
@@ -55,12 +57,27 @@ def kernels(g: Geometry, group: Group, forward: bool) -> NDArray[np.void]:
         "transform": [WEIGHT[s.taps] for s in group],
     }.items():  # fmt: skip
         layout[name] = value
-    for axis, segment in enumerate(group):
-        for f, phase in enumerate(segment.phases):
-            layout["first_tap"][0, axis, f] = phase.taps[0]
-        if segment.taps > 1:
-            layout["tap_step"][0, axis] = segment.phases[0].taps[1] - segment.phases[0].taps[0]
+    for number, pieces in enumerate(combinations(group)):
+        for axis, (segment, piece) in enumerate(zip(group, pieces)):
+            for f, phase in enumerate(segment.phases):
+                layout["first_tap"][number, axis, f] = phase.taps[2 * piece]
+            if segment.taps_of(piece) < segment.taps:
+                layout["taps"][number, axis], layout["transform"][number, axis] = 2, TWO_OF_THREE
+            if segment.taps > 1:
+                layout["tap_step"][number, axis] = segment.phases[0].taps[1] - segment.phases[0].taps[0]
     return layout
+
+
+def combinations(group: Group) -> list[tuple[int, ...]]:
+    """Return the pieces of all axes in the order of sums."""
+    return [*itertools.product(*(range(s.pieces) for s in group))]
+
+
+def zeros(group: Group, pieces: tuple[int, ...]) -> int:
+    """Return a bit for each point at which the weights of a combination of pieces are zero: the last, for two taps."""
+    points = itertools.product(*(range(s.points) for s in group))
+    used = [s.points - (s.taps - s.taps_of(piece)) for s, piece in zip(group, pieces)]
+    return sum(1 << i for i, point in enumerate(points) if any(p >= most for p, most in zip(point, used)))
 
 
 @device_function
