@@ -5,6 +5,9 @@ computes m outputs of r taps from a window of ``m + r - 1`` inputs with as many 
 F(2, 3) here (S. Winograd, Arithmetic Complexity of Computations, 1980). All phases with r taps read the same windows,
 each at an output offset of its own, so one transformed window serves all of them: k4 s2 has two phases of two taps.
 
+More taps fall into pieces of two, and a last one of three where their number is odd: each meets the window of a tile
+further on. Two taps in a window for three leave one of the points without a product: five taps take 7 for two outputs.
+
 Where a last window would hold little, the outputs at an edge that one tap alone reaches become segments of their own:
 on 4 inputs, k4 s2 p1 then takes 10 multiplications instead of 14 (direct) or 16 (windows only).
 

@@ -15,7 +15,8 @@ and the products of a chunk; together, transformed tiles as in `tiles`, and for 
 and products (point, tile, column).
 Parallel over chunks of strips, or over blocks of channels of the result and ranges of strips; units that run together
 touch no common output. What adds to its result is cut between images, or an image's rows of tiles into chunks: those of
-even number are computed first, then those between them, as neighbours add to some rows of both.
+even number are computed first, then those between them, as neighbours add to some rows of both. Where outputs need
+windows of several tiles, a chunk's source reaches some tiles further; it is not done together.
 A NaN or Inf reaches every output of the tiles that hold it, and what it adds up to there may be NaN. Rounding is that
 of the largest sums of a tile.
 
@@ -27,6 +28,7 @@ Ladder, measured in docs/decisions/0006-winograd.md:
 5. Lanes are channels, not tiles: rows are transposed in registers instead of gathered, weights too.
 6. Chunks: tiles and products no longer go to memory and back.
 7. Tiles in blocks of a vector of channels, so that register tiles of six rows read them at constant places.
+8. Four to nine taps of a phase, by the windows of tiles side by side.
 """
 
 from __future__ import annotations
