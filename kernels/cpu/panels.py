@@ -145,16 +145,17 @@ def multiply_panels(
 @device_function
 def multiply_blocks(
     p: Any, lanes: int, left: Any, left_at: int, left_step: int, rows: int, panels: Any, panels_at: int,
-    out: Any, out_at: int, add: bool,
+    out: Any, out_at: int, add: bool, begin: int, end: int, first: int, last: int,
 ) -> None:  # fmt: skip
     """Multiply rows that lie in blocks of a vector with panels, tile by tile; see `block_tile`.
 
     The record p tells a tile's shape, height and width, and the depth, run of a partial sum and columns of the panels.
+    Only the panels of columns ``begin .. end - 1`` and the terms ``first .. last - 1`` count.
     """
-    for c in range(0, p.columns, p.width):
-        for k in range(0, p.depth, p.run):
+    for c in range(begin, end, p.width):
+        for k in range(first, last, p.run):
             for m in range(0, rows, p.height):
-                block_tile(p.shape, min(p.run, p.depth - k),
+                block_tile(p.shape, min(p.run, last - k),
                            left, left_at + k // lanes * left_step + m * lanes, left_step,
                            panels, panels_at + c * p.depth + k * p.width,
-                           out, out_at + m * p.columns + c, p.columns, add or k > 0)  # fmt: skip
+                           out, out_at + m * p.columns + c, p.columns, add or k > first)  # fmt: skip

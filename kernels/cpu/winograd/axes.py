@@ -3,10 +3,12 @@
 On one axis the outputs of one phase are a correlation of the input with that phase's taps (see `..frame`). F(m, r)
 computes m outputs of r taps from a window of ``m + r - 1`` inputs with as many multiplications: F(1, 1), F(3, 2) and
 F(2, 3) here (S. Winograd, Arithmetic Complexity of Computations, 1980). All phases with r taps read the same windows,
-each at an output offset of its own, so one transformed window serves all of them: k4 s2 has two phases of two taps.
+each at an output offset of its own, so one transformed window serves all of them: k4 s2 has two phases of two taps. A
+phase with fewer taps can read them too: its weights are zero at the last point, and that product is left out. So k3 s2,
+whose phases have one and two taps, needs one transform and as many products as with windows for each.
 
-More taps fall into pieces of two, and a last one of three where their number is odd: each meets the window of a tile
-further on. Two taps in a window for three leave one of the points without a product: five taps take 7 for two outputs.
+More than three taps fall into pieces of two, and a last one of three where their number is odd: each meets the window
+of a tile further on. Five taps take 7 products for two outputs.
 
 Where a last window would hold little, the outputs at an edge that one tap alone reaches become segments of their own:
 on 4 inputs, k4 s2 p1 then takes 10 multiplications instead of 14 (direct) or 16 (windows only).
@@ -26,7 +28,7 @@ import numpy as np
 from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import merged
-from fastdeconv.kernels.geometry import Geometry
+from fastdeconv.kernels.geometry import Axes, Geometry
 
 # Outputs of a tile, by the taps of a phase; one more tap, one less output than points.
 OUTPUTS = {1: 1, 2: 3, 3: 2}
@@ -75,18 +77,11 @@ class Segment(NamedTuple):
     @property
     def pieces(self) -> int:
         """Windows that a tile's outputs need: those of as many tiles from its own on."""
-        return max(1, len(self.phases[0].taps) // 2)
+        return max(1, max(len(p.taps) for p in self.phases) // 2)
 
-    def taps_of(self, piece: int) -> int:
-        """Return the taps that a window meets: two, and three in the last where their number is odd."""
-        if self.pieces == 1:
-            return self.taps
-        return 2 + (piece + 1 == self.pieces and len(self.phases[0].taps) % 2)
-
-    @property
-    def multiplications(self) -> int:
-        """Those of a tile in each phase: two of the three taps that a window is for need one less."""
-        return sum(self.points - (self.taps - self.taps_of(piece)) for piece in range(self.pieces))
+    def taps_of(self, piece: int, phase: Phase) -> int:
+        """Return the taps of a phase that meet one window: two, and what is left the last."""
+        return len(phase.taps) - 2 * piece if piece + 1 == self.pieces else 2
 
     @property
     def all_tiles(self) -> int:
@@ -97,22 +92,56 @@ class Segment(NamedTuple):
 Group = tuple[Segment, Segment, Segment]
 
 
+class Used(NamedTuple):
+    """Where weights of some pieces, one an axis, are not zero: the first phase and the one after the last, by point."""
+
+    pieces: Axes
+    phases: tuple[tuple[int, int], ...]
+
+
+def combinations(group: Group) -> list[Used]:
+    """Return the pieces of all axes, in the order of sums."""
+    found = []
+    for a, b, c in itertools.product(*(range(s.pieces) for s in group)):
+        short = [[s.taps_of(piece, phase) < s.taps for phase in s.phases] for s, piece in zip(group, (a, b, c))]
+        ranges = []
+        for point in itertools.product(*(range(s.points) for s in group)):
+            last = [at + 1 == s.points for at, s in zip(point, group)]
+            used = [
+                f for f, phases in enumerate(itertools.product(*short))
+                if not any(few and ends for few, ends in zip(phases, last))
+            ]  # fmt: skip
+            ranges.append((used[0], used[-1] + 1) if used else (0, 0))
+        found.append(Used((a, b, c), tuple(ranges)))
+    return found
+
+
 @lru_cache(maxsize=256)
-def groups(g: Geometry) -> tuple[Group, ...] | str:
-    """Return what covers every output of a problem once, or why these tiles do not."""
+def groups(g: Geometry, shared: bool = False, forward: bool = True) -> tuple[Group, ...] | str:
+    """Return what covers every output of a problem once, or why these tiles do not.
+
+    In windows that are `shared` phases may have fewer taps, and several may meet one phase. The forward pass writes
+    between what other groups write, the input gradient adds to it.
+    """
     if g.dtype not in ("float32", "float64"):
         return f"vector code is for float32 and float64, not {g.dtype}"
     axes: list[list[list[Segment]]] = []
     for axis in range(3):
-        ways = _ways(g.input[axis], g.output[axis], g.kernel[axis], g.stride[axis], g.padding[axis], g.dilation[axis])
+        ways = _ways(
+            g.input[axis], g.output[axis], g.kernel[axis], g.stride[axis], g.padding[axis], g.dilation[axis], shared
+        )
         if isinstance(ways, str):
             return ways
         axes.append(ways)
     if (phases := math.prod(sum(len(s.phases) for s in ways[0]) for ways in axes)) > MOST_PHASES:
         return f"{phases} phases are more than {MOST_PHASES}, and need tables out of proportion"
     plans = [tuple((a, b, c) for a, b, c in itertools.product(*ways)) for ways in itertools.product(*axes)]
-    weights = weights_of("winograd", "forward")
-    return min(plans, key=lambda plan: sum(weights.get(kind, 0) * n for kind, n in plan_counts(g, plan, True).items()))
+    weights = weights_of("winograd", "forward" if forward else "input_grad")
+
+    def cost(plan: tuple[Group, ...]) -> float:
+        return sum(weights.get(kind, 0) * n for kind, n in plan_counts(g, plan, forward).items())
+
+    return min(plans, key=cost)
 
 
 def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str, float]:
@@ -135,7 +164,7 @@ def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str
         columns, pieces = channels * phases, math.prod(s.pieces for s in group)
         last = group[2]
         work = {
-            "product": math.prod(s.multiplications for s in group) * tiles * rows * columns,
+            "product": multiplications(group) * g.batch * rows * channels,
             "operand": points * tiles * rows,
             "result": points * tiles * columns,
             "weight": points * rows * columns * pieces,
@@ -151,28 +180,23 @@ def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str
     return {**counts, "launch": len(plan)}
 
 
-def counts(g: Geometry, forward: bool) -> dict[str, float]:
+def counts(g: Geometry, forward: bool, shared: bool = False) -> dict[str, float]:
     """Count what a pass does with the best plan, where one serves."""
     g = merged(g)
-    plan = groups(g)
+    plan = groups(g, shared, forward or not shared)
     assert not isinstance(plan, str)
     return plan_counts(g, plan, forward)
 
 
-def declines(g: Geometry, transformed: bool, neighbours: bool = False) -> str | None:
-    """Return why tiles cannot serve a problem: those that are `transformed`, or those of plain products.
-
-    With `neighbours`, a tile's outputs may also need the windows of the tiles after it.
-    """
+def declines(g: Geometry, transformed: bool, shared: bool = False) -> str | None:
+    """Return why tiles cannot serve a problem: those that are `transformed`, or those of plain products."""
     g = merged(g)
-    plan = groups(g)
+    plan = groups(g, shared)
     if isinstance(plan, str):
         return plan
     if (pieces := max(math.prod(s.pieces for s in group) for group in plan)) > 1:
-        if not neighbours:
-            return "a phase has more than 3 taps on an axis, and windows are not shared by tiles"
         if len(plan) > 1 or plan[0][0].all_tiles > 1:
-            return "a phase has more than 3 taps on an axis, where others have fewer or there are three axes"
+            return "a phase has more than 3 taps on an axis, and there are three"
         stored = math.prod(s.points for s in plan[0]) * pieces * math.prod(g.weight_shape) // g.taps
         if stored > _STORED // np.dtype(g.dtype).itemsize:
             return f"{pieces} windows a tile need {stored} transformed weights"
@@ -183,16 +207,18 @@ def declines(g: Geometry, transformed: bool, neighbours: bool = False) -> str | 
 
 def multiplications(group: Group) -> int:
     """Return the products of one group for a pair of channels and one image."""
-    return math.prod(s.multiplications * s.all_tiles * len(s.phases) for s in group)
+    each = sum(end - begin for used in combinations(group) for begin, end in used.phases)
+    return each * math.prod(s.all_tiles for s in group)
 
 
 def _ways(
-    inputs: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int
+    inputs: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int, shared: bool
 ) -> list[list[Segment]] | str:
-    """Return the ways to cover an axis: windows alone, and windows with single outputs if that takes fewer products."""
+    """Return the ways to cover an axis: windows alone, with single outputs if that takes fewer products, and shared."""
     stride = outputs if inputs == 1 else stride
     if (count := min(stride, outputs)) > MOST_PHASES:
         return f"{count} phases on an axis are more than {MOST_PHASES}, and need tables out of proportion"
+    most = MOST_TAPS if shared else 3
     by_taps: dict[int, list[_Phase]] = {}
     for residue in range(count):
         taps = []
@@ -201,8 +227,8 @@ def _ways(
             if of == residue:
                 taps.append((shift, k))
         taps.sort(reverse=True)  # the largest shift meets the first input
-        if not 1 <= len(taps) <= MOST_TAPS:
-            return f"a phase has {len(taps)} taps on an axis, and tiles are for 1 to {MOST_TAPS}"
+        if not 1 <= len(taps) <= most:
+            return f"a phase has {len(taps)} taps on an axis, and tiles are for 1 to {most}"
         in_phase = -(-(outputs - residue) // stride)
         by_taps.setdefault(len(taps), []).append(_Phase(residue, tuple(k for _, k in taps), taps[0][0], in_phase))
     # The taps of a phase are all as far apart.
@@ -213,10 +239,15 @@ def _ways(
         return f"a phase has {max(by_taps)} taps that lie {spread} inputs apart"
     if spread > 1:
         return [[_lattices(phases, spread if taps > 1 else 1) for taps, phases in by_taps.items()]]
+    if max(by_taps) > 3:
+        return [[_lattices([p for phases in by_taps.values() for p in phases], 1)]]
     windows = [_cheapest(phases, inputs, False) for phases in by_taps.values()]
     mixed = [_cheapest(phases, inputs, True) for phases in by_taps.values()]
     ways = [[segment for segments in way for segment in segments] for way in (windows, mixed)]
-    return ways if len(ways[0]) < len(ways[1]) else ways[:1]
+    ways = ways if len(ways[0]) < len(ways[1]) else ways[:1]
+    if shared and len(by_taps) == 2:
+        ways.append([_lattices(sorted(p for phases in by_taps.values() for p in phases), 1)])
+    return ways
 
 
 class _Phase(NamedTuple):
@@ -227,8 +258,8 @@ class _Phase(NamedTuple):
 
 
 def _lattices(phases: list[_Phase], spread: int) -> Segment:
-    """Return windows for phases of equally many taps that lie `spread` inputs apart."""
-    taps = min(3, len(phases[0].taps))
+    """Return windows for phases whose taps lie `spread` inputs apart, those for as many as the largest has."""
+    taps = min(3, max(len(p.taps) for p in phases))
     first = -max(p.shift for p in phases)
     tiles = max(-(-(p.outputs - first - p.shift) // (OUTPUTS[taps] * spread)) for p in phases)
     return Segment(taps, tiles, first, tuple(Phase(p.residue, p.taps, first + p.shift) for p in phases), spread)
@@ -237,8 +268,6 @@ def _lattices(phases: list[_Phase], spread: int) -> Segment:
 def _cheapest(phases: list[_Phase], inputs: int, mixed: bool) -> list[Segment]:
     """Return windows for phases of equally many taps, and single outputs if `mixed` and they are cheaper."""
     r = len(phases[0].taps)
-    if r > 3:
-        return [_lattices(phases, 1)]
     best: tuple[int, list[Segment]] | None = None
     for first in range(-max(p.shift for p in phases), -min(p.shift for p in phases) + 1):
         longest = max(-(-(p.outputs - first - p.shift) // OUTPUTS[r]) for p in phases)

@@ -43,12 +43,12 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.costs import weights_of
-from fastdeconv.kernels.cpu.frame import ints, merged
+from fastdeconv.kernels.cpu.frame import Ints, ints, merged
 from fastdeconv.kernels.cpu.panels import BlockShape, block_shape
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
-from fastdeconv.kernels.cpu.winograd.axes import Group, counts, declines, groups, multiplications
+from fastdeconv.kernels.cpu.winograd.axes import Group, combinations, counts, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.units import BLOCK, chunk_units, product_units, store_units
-from fastdeconv.kernels.cpu.winograd.weights import combinations, kernels, zeros
+from fastdeconv.kernels.cpu.winograd.weights import kernels
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, Prepared, Run
 
 Array = NDArray[Any]
@@ -100,8 +100,8 @@ class _Group:
         self.source, self.target = (inner, output) if forward else (output, inner)
         self.origins = (inner_origins, output_origins) if forward else (output_origins, inner_origins)
         self.strips = tiles.all_strips(output)
-        self.shifts = [(0, 0)]  # rows and tiles to those of each piece
-        self.zeros = [zeros(group, pieces) for pieces in combinations(group)]
+        self.pieces = combinations(group)
+        self.shifts = [(0, 0)]  # rows and tiles to the window of each piece
         self.halo = (group[1].pieces - 1) * int(output["strips"][0])
         if math.prod(s.pieces for s in group) > 1:
             self._widen(group)
@@ -110,6 +110,7 @@ class _Group:
         self.phases = math.prod(len(s.phases) for s in group) if forward else 1  # of the result
         self.blocks = int(self.target["blocks"][0])
         self.depth = tiles.depth(self.source)
+        self.source["block_step"], self.source["phase_step"] = 1, self.source["blocks"]
         self.run = -(-self.depth // (self.lanes * -(-self.depth // RUN))) * self.lanes
         self.weights = kernels(g, group, forward)
         self.work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
@@ -128,7 +129,7 @@ class _Group:
         p["wide"] += beyond[2]
         p["width"] += beyond[2]
         p["columns"] += beyond[2] * p["hop"][2]
-        self.shifts = [(a, b) if self.forward else (beyond[1] - a, beyond[2] - b) for _, a, b in combinations(group)]
+        self.shifts = [(a, b) if self.forward else (beyond[1] - a, beyond[2] - b) for (_, a, b), _ in self.pieces]
 
     def columns(self, shape: BlockShape) -> int:
         """Return the columns of a unit's weights: whole panels."""
@@ -141,6 +142,7 @@ class _Group:
         pitch = len(self.shifts) * self.depth * columns + 5 * self.lanes
         point_step = rows * columns + 5 * self.lanes
         layout = np.zeros(1, BLOCK)
+        self.target["phase_step"] = shape.block
         for name, value in {
             "shape": shape.register, "height": shape.height, "width": shape.width, "block": shape.block,
             "blocks": -(-self.blocks // shape.block), "columns": columns, "depth": self.depth, "run": self.run,
@@ -149,6 +151,22 @@ class _Group:
         }.items():  # fmt: skip
             layout[name] = value
         return layout
+
+    def pieces_of(self, shape: BlockShape) -> Ints:
+        """Return what `units.multiply` needs to know of the pieces."""
+        columns, row = self.columns(shape), int(self.source["strips"][0]) * self.wide
+        table: list[int] = []
+        for (a, b), used in zip(self.shifts, self.pieces):
+            table.append((a * row + b) * self.lanes)
+            for begin, end in used.phases:
+                if self.forward:
+                    step = shape.block * self.lanes
+                    last = -(-end * step // shape.width) * shape.width
+                    table += [begin * step // shape.width * shape.width, last, 0, self.depth]
+                else:
+                    step = int(self.source["blocks"][0]) * self.lanes
+                    table += [0, columns if begin < end else 0, begin * step, end * step]
+        return ints(table)
 
     def storing(self, layout: NDArray[np.void]) -> tuple[int, Callable[[Array, Array], None]]:
         """Return the elements of all transformed weights, and what transforms them."""
@@ -172,7 +190,7 @@ class _Part(NamedTuple):
 def bind(g: Geometry, forward: bool) -> Bound:
     """Return the function that runs the pass."""
     g = merged(g)
-    parts = groups(g)
+    parts = groups(g, True, forward)
     assert not isinstance(parts, str)
     made = [_part(_Group(g, group, forward, len(parts) == 1)) for group in parts]
     runs, stores, stored, shared, private, units = zip(*made)
@@ -260,8 +278,7 @@ def _by_chunks(group: _Group, at_once: int, chunks: int) -> _Part | None:
     tiles.lay_out(source, at_once + group.halo, group.lanes)
     # The last register tile may reach past the last tile, and so do the last pieces of tiles that are not used.
     products_at = int(source["group_step"][0]) + (shape.height + max(b for _, b in group.shifts)) * group.lanes
-    row = int(source["strips"][0]) * group.wide
-    shifts = ints([v for (a, b), skip in zip(group.shifts, group.zeros) for v in ((a * row + b) * group.lanes, skip)])
+    pieces = group.pieces_of(shape)
     room = products_at + group.points * int(layout["point_step"][0])
     layout["products_at"], layout["room"], layout["chunks"] = products_at, room, chunks
     units = g.groups * -(-group.strips // at_once)
@@ -282,7 +299,7 @@ def _by_chunks(group: _Group, at_once: int, chunks: int) -> _Part | None:
         rooms = workspace.take("products", slots, g.dtype)
         for odd, compute in enumerate(launches):
             compute(
-                array, held, bias, out, rooms, layout, source, group.target, *group.origins, shifts, group.strips,
+                array, held, bias, out, rooms, layout, source, group.target, *group.origins, pieces, group.strips,
                 1 if odd else adding, odd,
             )  # fmt: skip
         workspace.keep("products", rooms)
@@ -315,7 +332,7 @@ def _together(group: _Group) -> _Part:
     shape = block_shape(group.blocks, group.phases, group.strips * group.wide, largest, g.dtype)
     strip = group.itemsize * group.points * group.columns(shape) * group.wide  # bytes of its products
     at_once = max(1, min(-(-most // splits), _PRODUCTS // strip))
-    layout = group.units(shape, at_once)
+    layout, pieces = group.units(shape, at_once), group.pieces_of(shape)
     stored, store = group.storing(layout)
     # The last register tile may reach past the last tile.
     elements = tiles.lay_out(source, most, group.lanes, run=at_once) + shape.height * group.lanes
@@ -342,7 +359,7 @@ def _together(group: _Group) -> _Part:
             fill(array, panels, group.origins[0], first)
             multiply(
                 panels, w, kept, bias, out, rooms, layout, group.weights, source, group.target, group.origins[1],
-                first, count, parts, adding,
+                pieces, first, count, parts, adding,
             )  # fmt: skip
         workspace.keep("tiles", panels)
         workspace.keep("products", rooms)
@@ -358,9 +375,9 @@ def _implementation(forward: bool, transformed: bool) -> Implementation:
         "minimal filtering: matrix products between transforms of small tiles, shared by all phases of a stride"
         if transformed
         else "one matrix product for taps that do not overlap",
-        lambda g: declines(g, transformed, neighbours=True),
+        lambda g: declines(g, transformed, shared=True),
         lambda g: bind(g, forward),
-        cost=Cost(lambda g: counts(g, forward), weights_of(name, "forward" if forward else "input_grad")),
+        cost=Cost(lambda g: counts(g, forward, shared=True), weights_of(name, "forward" if forward else "input_grad")),
         batch_invariant=not transformed,  # the sizes of tiles depend on how many there are
     )
 

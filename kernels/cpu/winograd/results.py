@@ -95,7 +95,7 @@ def transform_back(
                         zero_row(lines, p1 * pitch, pitch)
                     for f2 in range(p.phases[2]):
                         f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
-                        of = at + f * lanes + (p0 * points1 + p1) * points2 * point_step
+                        of = at + f * p.phase_step * lanes + (p0 * points1 + p1) * points2 * point_step
                         to = p1 * pitch + (origins[p.table[2] + f2] - p.first[2]) * lanes
                         for c in range(p.lattices[2]):
                             combine(p.transform[2] + overlapping, products, of + c * p.wide * tile_step,

@@ -5,7 +5,8 @@ one block of channels, as many as a vector has lanes, turns them to columns (`..
 lane is one channel. Nothing depends on how tiles lie but where columns are read.
 
 Transformed tiles lie as (group, run of strips, point, pack of channels, tile, channel of the pack). Channels are padded
-with zeros to whole blocks; where tiles have phases, those of a block follow one another: (block, phase, lane).
+with zeros to whole blocks; where tiles have phases, those of a block follow one another, (block, phase, lane), or the
+blocks of a phase do.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ SIDE = np.dtype(
         ("first", "i8", (3,)),  # origin of the phase that comes first
         ("span", "i8", (3,)),  # elements under the tiles of all phases that begin together
         ("columns", "i8"),  # elements under a strip
+        ("block_step", "i8"),  # vectors from one block to the next
+        ("phase_step", "i8"),  # and from one phase to the next
         ("pack", "i8"),  # channels of a pack, phases included
         ("pack_step", "i8"),
         ("point_step", "i8"),
@@ -102,6 +105,7 @@ def side(
         "lanes": lanes, "batch": g.batch, "groups": g.groups, "channels": channels, "blocks": -(-channels // lanes),
         "size": size, "plane": math.prod(size), "wide": wide, "next": wide, "width": wide * lattices,
         "strips": -(-tiles // wide), "columns": span + hop * (wide - 1),
+        "block_step": math.prod(len(s.phases) for s in group) if output else 1, "phase_step": 1,
     }.items():  # fmt: skip
         layout[name] = value
     return layout, ints(origins)
@@ -210,7 +214,7 @@ def transform_strip(
                         lines, left, pitch, lanes, end - begin)  # fmt: skip
                 for f2 in range(p.phases[2]):
                     f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
-                    k = (b * p.phases[0] * p.phases[1] * p.phases[2] + f) * lanes
+                    k = (b * p.block_step + f * p.phase_step) * lanes
                     at = (base + p0 * points1 * points2 * p.point_step
                           + k // p.pack * p.pack_step + k % p.pack + number * p.width * p.pack)  # fmt: skip
                     start = (origins[p.table[2] + f2] - p.first[2]) * lanes

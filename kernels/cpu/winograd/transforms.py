@@ -32,7 +32,7 @@ _MATRICES: tuple[Matrix, ...] = (
     ((1,),),
     _B, _G2, _G3, _A3, _A2,
     *(_transposed(m) for m in (_B, _G2, _G3, _A3, _A2)),
-    tuple(row[:2] for row in _G3),
+    tuple(row[:2] for row in _G3), tuple(row[:1] for row in _G3),
 )  # fmt: skip
 _TRANSPOSED = 5
 # Added to a transform's number, it adds to what is there: windows of the transposed input transform overlap.
@@ -42,8 +42,10 @@ OVERLAPPING = 16
 INPUT = {1: 0, 2: 1, 3: 1}
 WEIGHT = {1: 0, 2: 2, 3: 3}
 OUTPUT = {1: 0, 2: 4, 3: 5}
-# That of weights of two taps in windows for three.
-TWO_OF_THREE = 2 * _TRANSPOSED + 1
+# That of weights, by the taps that a window is for and those that it meets; fewer leave the last point zero.
+_FEWER = 2 * _TRANSPOSED + 1
+WEIGHTS = {(taps, taps): which for taps, which in WEIGHT.items()}
+WEIGHTS |= {(3, 2): _FEWER, (3, 1): _FEWER + 1, (2, 1): _FEWER + 1}
 
 
 def transposed(transforms: dict[int, int]) -> dict[int, int]:

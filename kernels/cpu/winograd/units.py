@@ -59,24 +59,33 @@ def store_units(lo: int, hi: int, weight: Any, stored: Any, layout: Any, shape: 
 
 @device_function
 def multiply(
-    p: Any, q: Any, points: int, shifts: Any, tiles: Any, tiles_at: int, rows: int, kernels: Any, kernels_at: int,
+    p: Any, q: Any, points: int, pieces: Any, tiles: Any, tiles_at: int, rows: int, kernels: Any, kernels_at: int,
     products: Any, products_at: int,
 ) -> None:  # fmt: skip
     """Multiply some tiles with the weights of one unit, point after point; with several pieces their neighbours too.
 
-    For each piece `shifts` tells how far these are, and has a bit for each point at which its weights are zero.
+    For each piece `pieces` tells how far these are and, for each point, which columns and terms are not zero: four
+    numbers.
     """
+    each = 1 + 4 * points
     for point in range(points):
+        at = products_at + point * p.point_step
         add = False
-        for piece in range(shifts.size // 2):
-            if shifts[2 * piece + 1] >> point & 1:
+        for piece in range(pieces.size // each):
+            of = piece * each + 1 + 4 * point
+            begin, end = pieces[of], pieces[of + 1]
+            if begin == end:
                 continue
-            multiply_blocks(p, q.lanes, tiles, tiles_at + point * q.point_step + shifts[2 * piece], q.pack_step, rows,
-                            kernels, kernels_at + point * p.pitch + piece * p.depth * p.columns,
-                            products, products_at + point * p.point_step, add)  # fmt: skip
+            if not add and end - begin < p.columns:
+                for m in range(rows):
+                    zero_row(products, at + m * p.columns, begin)
+                    zero_row(products, at + m * p.columns + end, p.columns - end)
+            multiply_blocks(p, q.lanes, tiles, tiles_at + point * q.point_step + pieces[piece * each], q.pack_step,
+                            rows, kernels, kernels_at + point * p.pitch + piece * p.depth * p.columns, products, at,
+                            add, begin, end, pieces[of + 2], pieces[of + 3])  # fmt: skip
             add = True
         if not add:
-            zero_row(products, products_at + point * p.point_step, rows * p.columns)
+            zero_row(products, at, rows * p.columns)
 
 
 @device_function
@@ -85,7 +94,6 @@ def write_products(
     out: Any, origins: Any, extra: Any, add: bool, lines: Any, mixed: Any, rows: Any, row_marks: Any, column_marks: Any,
 ) -> None:  # fmt: skip
     """Transform the products of some strips, from the first on, back to `many` blocks of channels of the result."""
-    phases = t.phases[0] * t.phases[1] * t.phases[2]
     marked = -1
     for strip in range(some):
         n, at0, at1, at2, tiles = place(t, first + strip)
@@ -94,19 +102,35 @@ def write_products(
             mark(t, 2, origins, at2, tiles, t.lattices[2], column_marks)
             marked = at2
         for b in range(many):
-            at = products_at + strip * width * p.columns + b * phases * t.lanes
+            at = products_at + strip * width * p.columns + b * t.lanes
             transform_back(t, products, at, p.point_step, p.columns, n, at0, at1, at2, tiles, g, block + b,
                            out, origins, extra, b * t.lanes, add,
                            lines, mixed, rows, row_marks, column_marks)  # fmt: skip
 
 
 @kernel(
-    "T[]", "T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, KERNELS, SIDE, SIDE, "int[]", "int", "int", "int", "int", "slot"
+    "T[]",
+    "T[]",
+    "T[]",
+    "T[]",
+    "T[]",
+    "T[]",
+    BLOCK,
+    KERNELS,
+    SIDE,
+    SIDE,
+    "int[]",
+    "int[]",
+    "int",
+    "int",
+    "int",
+    "int",
+    "slot",
 )
 def product_units(
     lo: int, hi: int, source: Any, weight: Any, stored: Any, bias: Any, out: Any, room: Any, layout: Any, shape: Any,
-    source_side: Any, target_side: Any, origins: Any, first_strip: int, count: int, splits: int, adding: int,
-    slot: int,
+    source_side: Any, target_side: Any, origins: Any, pieces: Any, first_strip: int, count: int, splits: int,
+    adding: int, slot: int,
 ) -> None:  # fmt: skip
     """Compute one block of channels of one group for one of `splits` ranges of `count` strips.
 
@@ -129,8 +153,6 @@ def product_units(
     taps, tap_planes, tap_rows = empty(size, out.dtype), empty(size, out.dtype), empty(size, out.dtype)
     extra = empty(t.blocks * lanes, out.dtype)
     zero_row(extra, 0, t.blocks * lanes)
-    own = empty(2, np.int64)
-    own[0] = own[1] = 0
     for unit in range(lo, hi):
         # The range that is slowest is the one that the same thread has just transformed.
         split, rest = unit // (t.groups * p.blocks), unit % (t.groups * p.blocks)
@@ -155,7 +177,7 @@ def product_units(
             number = start % p.at_once
             some = min(p.at_once - number, end - start)
             at = g * q.group_step + start // p.at_once * q.run_step + number * q.width * lanes
-            multiply(p, q, points, own, source, at, some * q.width, kernels, left_at, room, products_at)
+            multiply(p, q, points, pieces, source, at, some * q.width, kernels, left_at, room, products_at)
             write_products(p, t, q.width, room, products_at, first_strip + start, some, g, first, many,
                            out, origins, extra, adding > 0, lines, mixed, rows, row_marks, column_marks)  # fmt: skip
             start += some
@@ -176,7 +198,7 @@ def _zero_from(p: Any, t: Any, n: int, g: int, chunk: int, out: Any) -> None:
 @kernel("T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, SIDE, SIDE, "int[]", "int[]", "int[]", "int", "int", "int", "slot")
 def chunk_units(
     lo: int, hi: int, source: Any, stored: Any, bias: Any, out: Any, room: Any, layout: Any,
-    source_side: Any, target_side: Any, source_origins: Any, origins: Any, shifts: Any, strips: int, adding: int,
+    source_side: Any, target_side: Any, source_origins: Any, origins: Any, pieces: Any, strips: int, adding: int,
     odd: int, slot: int,
 ) -> None:  # fmt: skip
     """Compute all channels of one group for a chunk of `at_once` strips, whose tiles no other unit needs.
@@ -223,6 +245,6 @@ def chunk_units(
                 for c in range(min(many * lanes, t.channels - first * lanes)):
                     extra[c] = bias[channel + c]
             kernels_at = (g * p.blocks + block) * points * p.pitch
-            multiply(p, q, points, shifts, room, tiles_at, some * q.width, stored, kernels_at, room, products_at)
+            multiply(p, q, points, pieces, room, tiles_at, some * q.width, stored, kernels_at, room, products_at)
             write_products(p, t, q.width, room, products_at, start, some, g, first, many,
                            out, origins, extra, adding > 0, lines, mixed, rows, row_marks, column_marks)  # fmt: skip

@@ -82,13 +82,13 @@ def transform_sums(p: Any, sums: Any, at: int, point_step: int, planes: Any, row
             for f1 in range(p.phases[1]):
                 for f2 in range(p.phases[2]):
                     f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
-                    combine(p.transform[2], sums, at + f * lanes + p0 * points1 * points2 * point_step, point_step,
+                    combine(p.transform[2, 0], sums, at + f * lanes + p0 * points1 * points2 * point_step, point_step,
                             points2 * point_step, rows, 0, lanes, p.taps[2] * lanes, points1)  # fmt: skip
                     to = (p0 * k1 + p.first_tap[1, f1]) * k2 + p.first_tap[2, f2]
-                    combine(p.transform[1], rows, 0, p.taps[2] * lanes, lanes,
+                    combine(p.transform[1, 0], rows, 0, p.taps[2] * lanes, lanes,
                             planes, to * lanes, p.tap_step[1] * k2 * lanes, p.tap_step[2] * lanes,
                             p.taps[2])  # fmt: skip
-        combine(p.transform[0], planes, 0, k1 * k2 * lanes, lanes, kernels, p.first_tap[0, f0] * k1 * k2 * lanes,
+        combine(p.transform[0, 0], planes, 0, k1 * k2 * lanes, lanes, kernels, p.first_tap[0, f0] * k1 * k2 * lanes,
                 p.tap_step[0] * k1 * k2 * lanes, lanes, k1 * k2)  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
     }.items():  # fmt: skip
         layout[name] = value
     weights = kernels(g, group, True)
-    weights["transform"] = [transforms.transposed(transforms.WEIGHT)[s.taps] for s in group]
+    weights["transform"] = [[transforms.transposed(transforms.WEIGHT)[s.taps]] for s in group]
 
     work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
     units = g.groups * below * beside

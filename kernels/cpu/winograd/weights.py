@@ -6,7 +6,6 @@ are turned to one vector for each tap, and these are transformed. Lanes are chan
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -17,8 +16,8 @@ from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.columns import to_columns
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import read_ahead
-from fastdeconv.kernels.cpu.winograd.axes import MOST_PHASES, Group
-from fastdeconv.kernels.cpu.winograd.transforms import TWO_OF_THREE, WEIGHT, combine
+from fastdeconv.kernels.cpu.winograd.axes import MOST_PHASES, Group, combinations
+from fastdeconv.kernels.cpu.winograd.transforms import WEIGHTS, combine
 from fastdeconv.kernels.geometry import Geometry
 
 # Kernels of so many channels ahead are fetched: they lie pages apart, where no processor looks ahead by itself.
@@ -37,7 +36,7 @@ KERNELS = np.dtype(
         ("phases", "i8", (3,)),
         ("taps", "i8", (3,)),  # of a phase
         ("points", "i8", (3,)),
-        ("transform", "i8", (3,)),
+        ("transform", "i8", (3, MOST_PHASES)),
         ("tap_step", "i8", (3,)),  # from one tap of a phase to the next
         ("first_tap", "i8", (3, MOST_PHASES)),  # of each phase
     ]
@@ -54,30 +53,17 @@ def kernels(g: Geometry, group: Group, forward: bool) -> NDArray[np.void]:
         "group_step": g.group_in * input_step, "row_step": output_step if forward else input_step,
         "depth_step": input_step if forward else output_step, "kernel": g.kernel,
         "phases": [len(s.phases) for s in group], "taps": [s.taps for s in group], "points": [s.points for s in group],
-        "transform": [WEIGHT[s.taps] for s in group],
     }.items():  # fmt: skip
         layout[name] = value
-    for number, pieces in enumerate(combinations(group)):
-        for axis, (segment, piece) in enumerate(zip(group, pieces)):
+    for number, used in enumerate(combinations(group)):
+        for axis, (segment, piece) in enumerate(zip(group, used.pieces)):
             for f, phase in enumerate(segment.phases):
                 layout["first_tap"][number, axis, f] = phase.taps[2 * piece]
-            if segment.taps_of(piece) < segment.taps:
-                layout["taps"][number, axis], layout["transform"][number, axis] = 2, TWO_OF_THREE
+                layout["transform"][number, axis, f] = WEIGHTS[segment.taps, segment.taps_of(piece, phase)]
             if segment.taps > 1:
-                layout["tap_step"][number, axis] = segment.phases[0].taps[1] - segment.phases[0].taps[0]
+                taps = max((phase.taps for phase in segment.phases), key=len)
+                layout["tap_step"][number, axis] = taps[1] - taps[0]
     return layout
-
-
-def combinations(group: Group) -> list[tuple[int, ...]]:
-    """Return the pieces of all axes in the order of sums."""
-    return [*itertools.product(*(range(s.pieces) for s in group))]
-
-
-def zeros(group: Group, pieces: tuple[int, ...]) -> int:
-    """Return a bit for each point at which the weights of a combination of pieces are zero: the last, for two taps."""
-    points = itertools.product(*(range(s.points) for s in group))
-    used = [s.points - (s.taps - s.taps_of(piece)) for s, piece in zip(group, pieces)]
-    return sum(1 << i for i, point in enumerate(points) if any(p >= most for p, most in zip(point, used)))
 
 
 @device_function
@@ -119,25 +105,25 @@ def transform_kernels(
             for f0 in range(p.phases[0]):
                 # An axis whose taps stay as they are, one to a phase, is not copied.
                 slices, top = kernels, p.first_tap[0, f0] * k1 * k2 * lanes
-                if p.transform[0]:
-                    combine(p.transform[0], kernels, top, p.tap_step[0] * k1 * k2 * lanes,
+                if p.transform[0, f0]:
+                    combine(p.transform[0, f0], kernels, top, p.tap_step[0] * k1 * k2 * lanes,
                             lanes, planes, 0, k1 * k2 * lanes, lanes, k1 * k2)  # fmt: skip
                     slices, top = planes, 0
                 for p0 in range(points0):
                     for f1 in range(p.phases[1]):
                         lines, first_row = slices, top + (p0 * k1 + p.first_tap[1, f1]) * k2 * lanes
-                        if p.transform[1]:
-                            combine(p.transform[1], slices, first_row,
+                        if p.transform[1, f1]:
+                            combine(p.transform[1, f1], slices, first_row,
                                     p.tap_step[1] * k2 * lanes, lanes, rows, 0, k2 * lanes, lanes, k2)  # fmt: skip
                             lines, first_row = rows, 0
                         for f2 in range(p.phases[2]):
                             f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
                             if p.rows_have_phases:
-                                column, k = (b * phases + f) * lanes, d
+                                column, k = (f * many + b) * lanes, d
                             else:
-                                column, k = b * lanes, (d // lanes * phases + f) * lanes + d % lanes
+                                column, k = b * lanes, f * channels + d
                             to = (target_at + p0 * points1 * points2 * pitch
                                   + column // width * depth * width + k * width + column % width)  # fmt: skip
-                            combine(p.transform[2], lines, first_row + p.first_tap[2, f2] * lanes,
+                            combine(p.transform[2, f2], lines, first_row + p.first_tap[2, f2] * lanes,
                                     p.tap_step[2] * lanes, k2 * lanes, target, to, pitch, points2 * pitch,
                                     points1)  # fmt: skip
