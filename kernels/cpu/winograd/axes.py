@@ -102,8 +102,12 @@ class Used(NamedTuple):
 def combinations(group: Group) -> list[Used]:
     """Return the pieces of all axes, in the order of sums."""
     found = []
+    every = (0, math.prod(len(s.phases) for s in group))
     for a, b, c in itertools.product(*(range(s.pieces) for s in group)):
         short = [[s.taps_of(piece, phase) < s.taps for phase in s.phases] for s, piece in zip(group, (a, b, c))]
+        if not any(itertools.chain(*short)):
+            found.append(Used((a, b, c), (every,) * math.prod(s.points for s in group)))
+            continue
         ranges = []
         for point in itertools.product(*(range(s.points) for s in group)):
             last = [at + 1 == s.points for at, s in zip(point, group)]
