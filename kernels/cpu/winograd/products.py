@@ -29,6 +29,7 @@ Ladder, measured in docs/decisions/0006-winograd.md:
 6. Chunks: tiles and products no longer go to memory and back.
 7. Tiles in blocks of a vector of channels, so that register tiles of six rows read them at constant places.
 8. Four to nine taps of a phase, by the windows of tiles side by side.
+9. Phases of different numbers of taps in one group; products with weights that are zero left out.
 """
 
 from __future__ import annotations
