@@ -198,14 +198,28 @@ def declines(g: Geometry, transformed: bool, shared: bool = False) -> str | None
     plan = groups(g, shared)
     if isinstance(plan, str):
         return plan
-    if (pieces := max(math.prod(s.pieces for s in group) for group in plan)) > 1:
-        if len(plan) > 1 or plan[0][0].all_tiles > 1:
-            return "a phase has more than 3 taps on an axis, and there are three"
-        stored = math.prod(s.points for s in plan[0]) * pieces * math.prod(g.weight_shape) // g.taps
-        if stored > _STORED // np.dtype(g.dtype).itemsize:
-            return f"{pieces} windows a tile need {stored} transformed weights"
+    for each in (plan, groups(g, shared, forward=False)):
+        assert not isinstance(each, str)
+        if (reason := _too_far(g, each)) is not None:
+            return reason
     if transformed != any(s.taps > 1 for group in plan for s in group):
         return "every phase has one tap: it is a plain product" if transformed else "a phase has more than one tap"
+    return None
+
+
+def _too_far(g: Geometry, plan: tuple[Group, ...]) -> str | None:
+    """Return why windows of several tiles cannot serve, if a plan has some: chunks of tiles are rows of one slice."""
+    pieces = max(math.prod(s.pieces for s in group) for group in plan)
+    if pieces == 1:
+        return None
+    slices, rows, _ = plan[0]
+    if len(plan) > 1 or g.input[0] > 1 or slices.pieces > 1 or slices.all_tiles > 1:
+        return "a phase has more than 3 taps on an axis, and there are three"
+    if rows.spread > 1:
+        return "a phase has more than 3 taps on one axis, and dilation spreads the taps of the other"
+    stored = math.prod(s.points for s in plan[0]) * pieces * math.prod(g.weight_shape) // g.taps
+    if stored > _STORED // np.dtype(g.dtype).itemsize:
+        return f"{pieces} windows a tile need {stored} transformed weights"
     return None
 
 
