@@ -7,6 +7,7 @@ from cases import EDGE_CASES, IMPLEMENTATIONS, declines, integers, oracle, poiso
 from fastdeconv.dispatch import geometry_of
 from fastdeconv.kernels.cpu import frame
 from fastdeconv.kernels.cpu.winograd import products, weight
+from fastdeconv.kernels.cpu.winograd.axes import groups
 
 CUT = {
     "2d": problem((2, 3, 60, 20), (3, 2, 4, 4), stride=2, padding=1),
@@ -123,3 +124,11 @@ def test_chunks_of_an_image(name, monkeypatch):
 def test_results_that_several_tiles_add_to(p):
     (winograd,) = (i for pass_, i in IMPLEMENTATIONS if i.name == "winograd" and pass_ == "input_grad")
     check(winograd, "input_grad", p)
+
+
+def test_plain_products_are_cut_alike_for_every_batch():
+    p = problem((1, 64, 16, 16), (64, 600, 4, 2), stride=(4, 2), padding=(2, 1))
+    g = frame.merged(geometry_of(p))
+    for forward in (True, False):
+        alone = groups(g, True, forward)
+        assert all(groups(g._replace(batch=n), True, forward) == alone for n in (2, 7, 64))

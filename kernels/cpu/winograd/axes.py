@@ -260,6 +260,8 @@ def _ways(
     if max(by_taps) > 3:
         return [[_lattices([p for phases in by_taps.values() for p in phases], 1)]]
     windows = [_cheapest(phases, inputs, False) for phases in by_taps.values()]
+    if max(by_taps) == 1:  # single outputs would save little, and what is chosen would depend on the batch
+        return [[segment for segments in windows for segment in segments]]
     mixed = [_cheapest(phases, inputs, True) for phases in by_taps.values()]
     ways = [[segment for segments in way for segment in segments] for way in (windows, mixed)]
     ways = ways if len(ways[0]) < len(ways[1]) else ways[:1]
