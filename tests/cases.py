@@ -232,8 +232,8 @@ def drawn_cases(count: int, seed: int = 0, kind: str = "") -> dict[str, Problem]
     return {f"drawn{kind}{i}": random_problem(rng, (2, 2, 1, 3)[i % 4], kind) for i in range(count)}
 
 
-CASES = EDGE_CASES | drawn_cases(120) | drawn_cases(24, 1, "wide") | drawn_cases(28, 2, "rows")
-CASES |= drawn_cases(28, 3, "pointwise") | drawn_cases(24, 4, "linear")
+CASES = EDGE_CASES | drawn_cases(72) | drawn_cases(16, 1, "wide") | drawn_cases(20, 2, "rows")
+CASES |= drawn_cases(16, 3, "pointwise") | drawn_cases(16, 4, "linear")
 # A third of the drawn ones: for what every case shows in float32 already.
 FEWER = EDGE_CASES | dict([item for item in CASES.items() if item[0] not in EDGE_CASES][::3])
 
