@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, declines, describe, yields
+from fastdeconv.kernels.cpu.long_kernel.layout import IDEA, LAYOUT, NAME, UNITS, declines, describe, yields
 from fastdeconv.kernels.cpu.long_kernel.splits import summed
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.vectors import INDEX, LINE, Vectors, index, loop, pointer, switch
@@ -40,8 +40,6 @@ _CHUNK = 384
 _CACHED = 256 << 10
 # Short rows far from one another, which the processor does not foresee, are asked for so many rows early.
 _AHEAD = 4
-# Ranges of output channels, at least, where rows of gx are few.
-_UNITS = 16
 # Rows of gx in a band, to choose from.
 _ROWS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -276,7 +274,7 @@ def _cut(g: Geometry) -> _Cut:
     weights = math.prod(g.weight_shape) // g.groups
     splits = 1
     if weights > _CACHED // np.dtype(g.dtype).itemsize and 8 * math.prod(g.input_shape) < weights:
-        splits = min(g.group_out, -(-_UNITS // slices))
+        splits = min(g.group_out, -(-UNITS // slices))
     wanted = 2 * int(numba.config.NUMBA_NUM_THREADS)
     row = g.group_out * g.output[2] * min(g.kernel[0], g.output[0])
 

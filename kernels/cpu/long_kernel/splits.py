@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import workspace
 from fastdeconv.kernels.cpu.jit import kernel
+from fastdeconv.kernels.cpu.long_kernel.layout import UNITS
 from fastdeconv.kernels.geometry import Bound
 
 Array = NDArray[Any]
-
-_UNITS = 16
 
 
 @kernel("T[]", "T[]", "int")
 def add_splits(lo: int, hi: int, sums: Any, result: Any, splits: int) -> None:
     """Add the sums of all ranges in their order; a unit is a piece of the result."""
     size = result.size
-    for i in range(size * lo // _UNITS, size * hi // _UNITS):
+    for i in range(size * lo // UNITS, size * hi // UNITS):
         total = sums[i]
         for s in range(1, splits):
             total += sums[s * size + i]
@@ -37,7 +36,7 @@ def summed(
     """
     if splits == 1:
         return Bound(compute, workspace.total(0, private, units))
-    add = add_splits.launcher(dtype, _UNITS, splits * elements)
+    add = add_splits.launcher(dtype, UNITS, splits * elements)
 
     def run(a: Array, b: Array, result: Array) -> None:
         sums = workspace.take("sums", splits * elements, dtype)

@@ -153,8 +153,7 @@ def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str
 
     Products between transforms, transformed elements of the input and the output's gradient ("operand"), products on
     their way back ("result"), weights, vectors of channels in strips of tiles; "many" are those of tiles that need
-    several windows. With several groups: parts of rows of
-    the output, and elements with others' in between ("apart").
+    several windows. With several groups: parts of rows of the output, and elements with others' in between ("apart").
     """
     lanes = host.lanes(g.dtype)
     counts = dict.fromkeys(("product", "operand", "result", "weight", "strip", "row", "apart"), 0.0)

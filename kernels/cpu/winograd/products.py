@@ -234,20 +234,19 @@ def _part(group: _Group) -> _Part:
 def _strips_of_a_chunk(group: _Group) -> tuple[int, int]:
     """Return how many strips make a chunk, 0 if there are too few for all threads, and the chunks of an image.
 
-    The latter are 0 unless an image is cut whose chunks add to common rows. That changes the order of sums where
-    several groups, or several strips of a row, add to one result: these are left to what does not depend on threads.
+    The latter are 0 unless an image is cut whose chunks add to common rows, or need common rows of the source. Adding
+    changes the order of sums where several groups, or several strips of a row, add to one result: these are left to
+    what does not depend on threads. Where outputs need windows of several tiles, there is no other way than chunks.
     """
     units = group.g.groups
     most = max(_FEWEST, min(_CHUNK, group.depth // 4))
-    if len(group.shifts) > 1 and group.forward:
-        images = units * group.g.batch
-        chunks = -(-group.image * group.wide // most)
-        chunks = -(-chunks * images // _threads()) * _threads() // images
-        at_once = -(-group.image // max(1, chunks))
-        return at_once, -(-group.image // at_once)
     if len(group.shifts) > 1:
-        row = int(group.target["strips"][0])
-        chunks = 2 * -(-group.image * group.wide // (2 * most))
+        if group.forward:
+            row, images = 1, units * group.g.batch
+            chunks = -(-group.image * group.wide // most)
+            chunks = max(1, -(-chunks * images // _threads()) * _threads() // images)
+        else:
+            row, chunks = int(group.target["strips"][0]), 2 * -(-group.image * group.wide // (2 * most))
         at_once = -(-group.image // (chunks * row)) * row
         return at_once, -(-group.image // at_once)
     whole = 1 if group.forward else group.image
