@@ -183,7 +183,8 @@ def random_problem(rng: np.random.Generator, ndim: int, kind: str = "") -> Probl
 
     Of kind "wide" the last axis has a wide stride and a long kernel, of kind "rows" it has many inputs and each group
     one output channel. Of kind "pointwise" there is a kernel of one tap, and planes are larger than a register tile. Of
-    kind "linear" the input is one pixel, whose taps fill the output, and there are many images.
+    kind "blocks" the kernel is the stride, and output channels are whole register tiles. Of kind "linear" the input is
+    one pixel, whose taps fill the output, and there are many images.
     """
 
     def axes(values: list[int]) -> tuple[int, ...]:
@@ -213,6 +214,9 @@ def random_problem(rng: np.random.Generator, ndim: int, kind: str = "") -> Probl
             group_in, group_out = (int(c) for c in rng.choice([8, 9, 12, 17, 33, 40], 2))
             size, padding, dilation, stride = ((v,) * ndim for v in (1, 0, 1, 1))
         extra = tuple(int(rng.integers(max(s, d))) for s, d in zip(stride, dilation))
+        if kind == "blocks":
+            group_out = int(rng.choice([8, 16, 24]))
+            kernel, padding, dilation, extra = stride, (0,) * ndim, (1,) * ndim, (0,) * ndim
         batch = () if rng.random() < 0.2 else (int(rng.choice([1, 1, 2, 3])),)
         if kind == "linear":
             batch = (int(rng.choice([8, 9, 13, 24, 41])),)
@@ -232,8 +236,8 @@ def drawn_cases(count: int, seed: int = 0, kind: str = "") -> dict[str, Problem]
     return {f"drawn{kind}{i}": random_problem(rng, (2, 2, 1, 3)[i % 4], kind) for i in range(count)}
 
 
-CASES = EDGE_CASES | drawn_cases(72) | drawn_cases(16, 1, "wide") | drawn_cases(20, 2, "rows")
-CASES |= drawn_cases(16, 3, "pointwise") | drawn_cases(16, 4, "linear")
+CASES = EDGE_CASES | drawn_cases(72) | drawn_cases(24, 1, "wide") | drawn_cases(20, 2, "rows")
+CASES |= drawn_cases(24, 3, "pointwise") | drawn_cases(22, 4, "linear") | drawn_cases(10, 5, "blocks")
 # A third of the drawn ones: for what every case shows in float32 already.
 FEWER = EDGE_CASES | dict([item for item in CASES.items() if item[0] not in EDGE_CASES][::3])
 
