@@ -2,8 +2,8 @@
 
 A weight is in multiplications at the peak of all cores. ``python -m bench choices --fit`` fits them to times of random
 float32 problems, and without ``--fit`` tells how far the choice is from the best. With 16 registers they are fitted on
-a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017, 0019). With 32 those of `winograd`,
-`direct_tile` forward and `direct_dot` were fitted on a Zen 4; the others are guesses after those of AVX2.
+a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017, 0019), with 32 in one fit on an Intel
+Xeon with AVX-512 and 2 MB of second-level cache a core (0015).
 """
 
 from __future__ import annotations
@@ -64,39 +64,64 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     },
 }  # fmt: skip
 
-_TRANSFORMS = {
-    "product": 1.12, "operand": 30, "result": 20, "weight": 32,
-    "many_products": 1.3, "many_operands": 35, "many_results": 30, "many_weights": 120, "many_strips": 25000,
-}  # fmt: skip
 _REGISTERS_32: dict[tuple[str, str], Weights] = {
-    ("winograd", "forward"): _TRANSFORMS | {"row": 1000, "apart": 250},
-    ("winograd", "input_grad"): _TRANSFORMS,
-    ("winograd", "weight_grad"): _TRANSFORMS,
-    ("direct_product", "forward"): _TRANSFORMS | {"row": 1000, "apart": 250},
-    ("direct_product", "input_grad"): _TRANSFORMS,
-    ("direct_tile", "forward"): {"product": 1.15, "weight": 130, "result": 25},
-    ("direct_joint", "forward"): {"product": 1.15, "weight": 130, "result": 25},
-    ("direct_tile", "input_grad"): {"product": 1.15, "result": 58, "row": 1100, "plane": 77, "weight": 150},
-    ("direct_local", "input_grad"): {"product": 1.05, "result": 23, "row": 960, "plane": 37, "weight": 460},
-    ("direct_dot", "weight_grad"): {"product": 1.35, "weight": 250, "gradient": 12},
-    ("direct_local", "weight_grad"): {"product": 1.3, "weight": 250},
-    ("direct_im2col", "weight_grad"): {
-        "product": 1.2, "chunk": 40, "tile": 1000, "line": 40, "border": 40, "weight": 40,
+    ("direct_pointwise", "forward"): {"product": 1.85, "result": 31, "call": 2.5e5},
+    ("direct_pointwise", "input_grad"): {"product": 2.2, "result": 19},
+    ("direct_pointwise", "weight_grad"): {"product": 3.6, "gradient": 3, "call": 8e6},
+    ("direct_linear", "forward"): {"product": 1.48, "piece": 1290, "tile": 4240, "call": 2.2e6},
+    ("direct_linear", "input_grad"): {"product": 3.0, "tile": 16300, "copy": 31},
+    ("direct_linear", "weight_grad"): {"product": 1.49, "piece": 1840, "tile": 5900, "call": 1e6},
+    ("direct_blocks", "forward"): {
+        "product": 1.04, "piece": 1840, "tile": 4350, "result": 15.5, "row": 830, "weight": 430,
     },
-    ("direct_blocks", "forward"): {"product": 1.12, "piece": 480, "result": 22, "row": 450, "weight": 140},
     ("direct_col2im", "forward"): {
-        "product": 1.12, "piece": 430, "tile": 1000, "line": 140, "result": 22, "row": 450, "weight": 140,
+        "product": 1.09, "piece": 1400, "tile": 7100, "moved": 8.5, "line": 111, "result": 25, "weight": 260,
+        "call": 5.3e6,
     },
-    ("direct_images", "forward"): {"product": 1.2, "sum": 10, "operand": 20, "result": 20, "weight": 40},
-    ("direct_images", "input_grad"): {"product": 1.2, "sum": 10, "operand": 20, "result": 20, "weight": 40},
-    ("direct_panels", "input_grad"): {"product": 1.15, "piece": 470, "tile": 960},
-    ("direct_rows", "input_grad"): {"product": 1.2, "term": 35, "tile": 500, "line": 1000, "gradient": 17},
-    ("direct_pointwise", "forward"): {"product": 1.15},
-    ("direct_pointwise", "input_grad"): {"product": 1.15},
-    ("direct_pointwise", "weight_grad"): {"product": 1.3},
-    ("direct_linear", "forward"): {"product": 1.05, "piece": 440, "tile": 1100},
-    ("direct_linear", "input_grad"): {"product": 1.05, "tile": 5000, "copy": 18},
-    ("direct_linear", "weight_grad"): {"product": 1.05, "piece": 440, "tile": 1100},
+    ("direct_images", "forward"): {"product": 1.31, "sum": 13.5, "operand": 174, "weight": 68, "call": 1.8e7},
+    ("direct_images", "input_grad"): {
+        "product": 1.39, "sum": 7.2, "operand": 204, "result": 33, "weight": 32, "call": 7.4e6,
+    },
+    ("direct_panels", "input_grad"): {"product": 1.41, "piece": 1010, "tile": 6670},
+    ("direct_rows", "input_grad"): {"product": 2.8, "term": 61, "tile": 270, "line": 160, "gradient": 31},
+    ("winograd", "forward"): {
+        "product": 1.62, "operand": 33, "result": 25, "weight": 61, "row": 1420, "apart": 1140, "launch": 5.1e6,
+        "many_products": 1.51, "many_operands": 34, "many_results": 26, "many_weights": 95, "many_strips": 45000,
+    },
+    ("winograd", "input_grad"): {
+        "product": 1.55, "operand": 24, "result": 68, "weight": 90, "strip": 22000, "launch": 6.8e6,
+        "many_products": 1.8, "many_operands": 31, "many_results": 40, "many_weights": 131, "many_strips": 30000,
+    },
+    ("winograd", "weight_grad"): {
+        "product": 1.68, "operand": 100, "result": 66, "weight": 43, "strip": 15600, "launch": 1e7,
+    },
+    ("direct_product", "forward"): {
+        "product": 1.35, "operand": 45, "result": 53, "weight": 110, "strip": 8400, "launch": 8.4e6,
+    },
+    ("direct_product", "input_grad"): {
+        "product": 1.4, "operand": 81, "result": 64, "weight": 117, "strip": 9000, "launch": 2.8e6,
+    },
+    ("direct_local", "input_grad"): {
+        "product": 1.39, "result": 24, "row": 580, "plane": 32, "line": 620, "weight": 250, "call": 2e6,
+    },
+    ("direct_local", "weight_grad"): {
+        "product": 2.63, "plane": 23, "gradient": 18, "row": 1040, "weight": 860, "call": 2.2e6,
+    },
+    ("direct_tile", "forward"): {
+        "product": 1.34, "result": 38, "row": 170, "plane": 59, "line": 1580, "weight": 220, "call": 4e6,
+    },
+    ("direct_joint", "forward"): {
+        "product": 1.25, "result": 130, "row": 650, "plane": 69, "weight": 1430, "call": 2.9e5,
+    },
+    ("direct_tile", "input_grad"): {
+        "product": 1.42, "result": 45, "row": 350, "plane": 78, "line": 750, "weight": 225, "call": 2.4e6,
+    },
+    ("direct_im2col", "weight_grad"): {
+        "product": 1.48, "chunk": 132, "tile": 5730, "line": 227, "border": 87, "weight": 12.5, "call": 3e6,
+    },
+    ("direct_dot", "weight_grad"): {
+        "product": 1.65, "plane": 53, "gradient": 71, "lanes": 338, "row": 800, "weight": 109, "call": 8.2e6,
+    },
 }  # fmt: skip
 
 _WEIGHTS = _REGISTERS_32 if host.REGISTERS == 32 else _REGISTERS_16
