@@ -40,7 +40,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(limits, "_COPIED", 64)
     monkeypatch.setattr("fastdeconv.bench.gpu.sections._CALLS", 1)
     monkeypatch.setattr("fastdeconv.bench.timing._SHORTEST", 0.0)
-    monkeypatch.setattr("fastdeconv.bench.timing._LEAD_IN", 0.0)
+    monkeypatch.setattr("fastdeconv.bench.timing._LONG", 0.0)
     return fake_cupy.install(monkeypatch)
 
 
