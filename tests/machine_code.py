@@ -57,7 +57,7 @@ def tiles_for_arm():
         "inner_tile": [INDEX, INDEX, numbers, places, numbers, places, numbers],
         "product_tile": [INDEX, INDEX, numbers, INDEX, INDEX, numbers, INDEX, numbers, INDEX, INDEX],
         "block_tile": [INDEX, INDEX, numbers, INDEX, numbers, numbers, INDEX, INDEX],
-        "channel_tile": [INDEX, numbers, numbers, numbers, INDEX, INDEX],
+        "channel_tile": [INDEX, INDEX, numbers, numbers, numbers, INDEX, INDEX],
     }.items():
         made = ir.Module()
         function = ir.Function(made, ir.FunctionType(ir.VoidType(), kinds), "calls")

@@ -21,6 +21,8 @@ ROW_COLUMNS = 8  # vectors of a `row_tile`
 
 # Rows and vectors in a row of a `product_tile`.
 PRODUCT_SHAPES = ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4)) if REGISTERS == 32 else ((4, 3), (4, 2), (4, 1), (2, 5))
+# How many of these a `channel_tile` has.
+CHANNEL_SHAPES = 2
 # The same of a `block_tile`.
 BLOCK_SHAPES = ((8, 3), (8, 2), (8, 1)) if REGISTERS == 32 else ((6, 2), (4, 3), (8, 1))
 
@@ -346,9 +348,12 @@ def _panel_tile(vectors: Vectors, arguments: list[Any]) -> None:
             emit([builder.gep(left, [builder.mul(left_row, index(m))]) for m in range(rows)], 1, 4 if rows == 4 else 1)
 
 
-def _panel_sums(vectors: Vectors, depth: Any, lefts: list[Any], step: int, panel: Any, terms: int) -> list[Any]:
+def _panel_sums(
+    vectors: Vectors, depth: Any, lefts: list[Any], step: int, panel: Any, terms: int,
+    columns: int = PRODUCT_SHAPES[0][1],
+) -> list[Any]:  # fmt: skip
     """Emit a loop with so many terms of a panel's sums in each turn, and one for those left; return the sums."""
-    builder, (rows, columns) = vectors.builder, PRODUCT_SHAPES[0]
+    builder, rows = vectors.builder, len(lefts)
 
     def add_terms(first: Any, count: int, sums: list[Any]) -> list[Any]:
         here = builder.gep(panel, [builder.mul(first, index(columns * vectors.lanes))])
@@ -371,24 +376,26 @@ def _panel_sums(vectors: Vectors, depth: Any, lefts: list[Any], step: int, panel
 
 @intrinsic
 def channel_tile(
-    typing_context: Any, depth: Any, left: Any, left_at: Any, panel: Any, panel_at: Any,
+    typing_context: Any, shape: Any, depth: Any, left: Any, left_at: Any, panel: Any, panel_at: Any,
     tile: Any, tile_at: Any, tile_row: Any, add: Any,
 ) -> Any:  # fmt: skip
     """Compute what `panel_tile` does where a row of the left side follows another after `channel_step` elements.
 
     ``tile[m·tile_row + q] = Σ_k left[k·channel_step + m] · panel[k, q]``: vectors of channels multiply a panel.
+    ``PRODUCT_SHAPES[shape]`` tells the rows m, and the vectors that q runs over; it is one of the first
+    `CHANNEL_SHAPES`, which have equal rows.
     """
     integer = types.int64
-    signature = types.void(integer, left, integer, panel, integer, tile, integer, integer, types.boolean)
+    signature = types.void(integer, integer, left, integer, panel, integer, tile, integer, integer, types.boolean)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        depth, left, left_at, panel, panel_at, tile, tile_at, tile_row, add = arguments
+        shape, depth, left, left_at, panel, panel_at, tile, tile_at, tile_row, add = arguments
         types_ = signature.args
-        left_base = pointer(context, builder, types_[1], left, left_at)
-        panel_base = pointer(context, builder, types_[3], panel, panel_at)
-        tile_base = pointer(context, builder, types_[5], tile, tile_at)
-        values = [depth, left_base, panel_base, tile_base, tile_row, builder.zext(add, index(0).type)]
-        call_once_compiled(builder, "channel_tile", types_[1].dtype, values, _channel_tile)
+        left_base = pointer(context, builder, types_[2], left, left_at)
+        panel_base = pointer(context, builder, types_[4], panel, panel_at)
+        tile_base = pointer(context, builder, types_[6], tile, tile_at)
+        values = [shape, depth, left_base, panel_base, tile_base, tile_row, builder.zext(add, index(0).type)]
+        call_once_compiled(builder, "channel_tile", types_[2].dtype, values, _channel_tile)
         return context.get_dummy_value()
 
     return signature, generate
@@ -400,10 +407,15 @@ def channel_step(lanes: int) -> int:
 
 
 def _channel_tile(vectors: Vectors, arguments: list[Any]) -> None:
-    depth, left, panel, tile, tile_row, add = arguments
-    lefts = [vectors.builder.gep(left, [index(m)]) for m in range(PRODUCT_SHAPES[0][0])]
-    sums = _panel_sums(vectors, depth, lefts, channel_step(vectors.lanes), panel, 4)
-    _store_tile(vectors, sums, tile, tile_row, add)
+    shape, depth, left, panel, tile, tile_row, add = arguments
+
+    def emit(which: int) -> None:
+        rows, columns = PRODUCT_SHAPES[which]
+        lefts = [vectors.builder.gep(left, [index(m)]) for m in range(rows)]
+        sums = _panel_sums(vectors, depth, lefts, channel_step(vectors.lanes), panel, 4, columns)
+        _store_tile(vectors, sums, tile, tile_row, add, columns)
+
+    switch(vectors.builder, shape, range(CHANNEL_SHAPES), emit)
 
 
 @intrinsic

@@ -71,8 +71,9 @@ _UNITS = min(32, 2 * int(numba.config.NUMBA_NUM_THREADS))
 # A range of fewer tiles would not pay for transforming its weights.
 _RANGE = 512
 # Tiles that a chunk should have, at least and at most: few where all weights stay in the second-level cache beside
-# them. It never has `_LARGE` times as many.
-_FEWEST, _CHUNK, _LARGE = 24, 64, 3
+# them. It never has `_LARGE` times as many. Wide vectors read weights faster than the caches beyond it give them.
+_FEWEST, _CHUNK = (48, 128) if host.REGISTERS == 32 else (24, 64)
+_LARGE = 3
 # Vectors of columns that a chunk is multiplied with at once: products of all points stay in that cache too.
 _CHUNK_VECTORS = 8
 # Weights are read once a chunk: more than tiles, so many times, they would come from memory too often.

@@ -19,6 +19,7 @@ Ladder, measured in docs/decisions/0006-winograd.md:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import merged
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import zero_row
-from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, channel_step, channel_tile
+from fastdeconv.kernels.cpu.tiles import CHANNEL_SHAPES, PRODUCT_SHAPES, channel_step, channel_tile
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, counts, declines, groups, multiplications
 from fastdeconv.kernels.cpu.winograd.products import RUN
@@ -44,10 +45,11 @@ from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, R
 
 Array = NDArray[Any]
 
-HEIGHT, COLUMNS = PRODUCT_SHAPES[0]  # rows, and vectors in a row, of a register tile
+HEIGHT = PRODUCT_SHAPES[0][0]  # rows of a register tile
 
 SUMS = np.dtype(
     [
+        ("shape", "i8"),  # of a register tile, in `PRODUCT_SHAPES`
         ("width", "i8"),  # columns of a panel
         ("rows", "i8"),  # channels of a unit's rows
         ("blocks", "i8"),  # vectors of output channels of a unit
@@ -127,7 +129,7 @@ def weight_units(
                     for m in range(top, top + channels, HEIGHT):
                         at = left_at + m // left.pack * left.pack_step + k * left.pack + m % left.pack
                         to = point * p.point_step + (m - top) * p.pitch + c
-                        channel_tile(run, x, at, gy, right_at + c // p.width * right.pack_step + k * right.pack,
+                        channel_tile(p.shape, run, x, at, gy, right_at + c // p.width * right.pack_step + k * right.pack,
                                      sums, to, p.pitch, k > 0)  # fmt: skip
         for m in range(channels):
             for b in range(many):
@@ -138,8 +140,9 @@ def weight_units(
 
 
 class _Shape(NamedTuple):
-    """A unit's rows, its vectors of output channels, and the columns of its sums, in whole panels."""
+    """The kind of register tile; a unit's rows, its vectors of output channels, its columns in whole panels."""
 
+    register: int
     rows: int
     blocks: int
     pitch: int
@@ -148,23 +151,25 @@ class _Shape(NamedTuple):
 def _shape(channels: int, blocks: int, phases: int, points: int, others: int, dtype: str) -> _Shape:
     """Return the shape with the least work; `others` are units beside those of rows and of columns."""
     lanes, itemsize = host.lanes(dtype), np.dtype(dtype).itemsize
-    vectors, pack = COLUMNS, channel_step(lanes)
+    pack = channel_step(lanes)
 
     def shapes() -> Iterator[tuple[float, _Shape]]:
-        for beside in range(1, blocks + 1):
+        for register, beside in itertools.product(range(CHANNEL_SHAPES), range(1, blocks + 1)):
+            vectors = PRODUCT_SHAPES[register][1]
             # Where units do not begin with a panel, one more has columns of two.
             panels = -(-beside * phases // vectors) + (beside < blocks and beside * phases % vectors > 0)
             pitch = panels * vectors * lanes
             if beside > 1 and (points * pack * pitch * itemsize > _SUMS or pitch > _COLUMNS):
-                break
+                continue
             for rows in range(pack, min(channels + pack, max(pack + 1, _ROWS // itemsize + 1)), pack):
                 units = others * -(-channels // rows) * -(-blocks // beside)
                 if rows > pack and points * rows * pitch * itemsize > _SUMS:
                     break
                 # Beside a product a cycle, rows and columns come from a far cache for each unit; few units leave
-                # threads idle.
-                work = units * rows * pitch * (1 + 4 / rows + 4 / pitch + 1 / units)
-                yield work, _Shape(rows, beside, pitch)
+                # threads idle. Each product of a register tile takes its part of a row and of a column.
+                operands = (vectors + 1) / (HEIGHT * vectors)
+                work = units * rows * pitch * (1 + operands + 4 / rows + 4 / pitch + 1 / units)
+                yield work, _Shape(register, rows, beside, pitch)
 
     return min(shapes())[1]
 
@@ -194,7 +199,7 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
     x, x_origins = tiles.side(g, group, False, transforms.INPUT, int(gy["wide"][0]))
     blocks = int(gy["blocks"][0])
     shape = _shape(g.group_in, blocks, phases, points, g.groups, g.dtype)
-    pack, width = channel_step(lanes), COLUMNS * lanes
+    pack, width = channel_step(lanes), PRODUCT_SHAPES[shape.register][1] * lanes
 
     far = points * (tiles.depth(x) + tiles.depth(gy)) * g.groups * itemsize * wide  # bytes of a strip
     strips = tiles.all_strips(gy)
@@ -205,7 +210,7 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
     below, beside = -(-g.group_in // shape.rows), -(-blocks // shape.blocks)
     layout = np.zeros(1, SUMS)
     for name, value in {
-        "width": width, "rows": shape.rows, "blocks": shape.blocks, "below": below, "beside": beside,
+        "shape": shape.register, "width": width, "rows": shape.rows, "blocks": shape.blocks, "below": below, "beside": beside,
         "pitch": shape.pitch, "run": min(RUN, _PANEL // (width * itemsize)),
         "point_step": shape.rows * shape.pitch + 5 * lanes,
     }.items():  # fmt: skip
