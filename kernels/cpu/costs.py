@@ -3,7 +3,7 @@
 A weight is in multiplications at the peak of all cores. ``python -m bench choices --fit`` fits them to times of random
 float32 problems, and without ``--fit`` tells how far the choice is from the best. With 16 registers they are fitted on
 a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017, 0019), with 32 in one fit on an Intel
-Xeon with AVX-512 and 2 MB of second-level cache a core (0015).
+Xeon with AVX-512 and 2 MB of second-level cache a core (0015). Guesses: with 16 those of `winograd` that are "ranged".
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
         "product": 1.48, "operand": 41, "result": 61, "weight": 51, "strip": 18800, "launch": 3.5e6,
         "many_products": 1.91, "many_operands": 40, "many_results": 42, "many_weights": 199, "many_strips": 49000,
     },
-    ("winograd", "weight_grad"): {"product": 1.57, "operand": 77, "result": 58, "weight": 95, "launch": 9.8e6},
+    ("winograd", "weight_grad"): {
+        "product": 1.57, "operand": 77, "result": 58, "weight": 95, "launch": 9.8e6,
+        "ranged_product": 1.6, "ranged_operand": 45, "ranged_result": 34, "ranged_weight": 95, "ranged_launch": 1.3e7,
+    },
     ("direct_product", "forward"): {"product": 1.5, "operand": 49, "result": 57, "weight": 160, "strip": 5700},
     ("direct_product", "input_grad"): {"product": 1.31, "operand": 100, "result": 63, "weight": 256, "strip": 10700},
     ("direct_local", "input_grad"): {
@@ -93,7 +96,9 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "many_products": 1.8, "many_operands": 31, "many_results": 40, "many_weights": 131, "many_strips": 30000,
     },
     ("winograd", "weight_grad"): {
-        "product": 1.68, "operand": 100, "result": 66, "weight": 43, "strip": 15600, "launch": 1e7,
+        "product": 1.7, "operand": 82, "result": 62, "weight": 36, "strip": 10000, "launch": 1.1e7,
+        "ranged_product": 1.45, "ranged_operand": 38, "ranged_result": 20, "ranged_strip": 23000,
+        "ranged_launch": 1.8e7,
     },
     ("direct_product", "forward"): {
         "product": 1.35, "operand": 45, "result": 53, "weight": 110, "strip": 8400, "launch": 8.4e6,

@@ -3,6 +3,9 @@
 For each of the transforms' points, one matrix product over tiles: rows are input channels, columns are (block of output
 channels, phase, channel), so that a unit holds whole kernels and writes them where they lie side by side.
 
+Two ways. Where the sums of a group are few, ranges of tiles are summed apart, each in a core's cache (`ranges`). Else
+all threads transform tiles together, part by part, and a unit sums them for a range of rows and one of columns.
+
 Memory: transformed tiles as in `tiles`, in packs of a vector of input channels and of a panel of output channels, so
 that both are read in order · sums of one unit (point, row, column).
 Parallel over ranges of rows and of columns; no unit touches another's part of the weight. Parts of the tiles are added
@@ -15,6 +18,7 @@ Ladder, measured in docs/decisions/0006-winograd.md:
 4. Lanes are channels from the start: rows are transposed in registers instead of gathered.
 5. Tiles in vectors of input channels and in panels of output channels: register tiles of twelve sums read both at
    constant places, where tiles of eight sums computed addresses.
+6. Panels of two vectors where three would leave columns empty; few sums by ranges of tiles, in a core's cache.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,21 +36,19 @@ from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.columns import to_rows
 from fastdeconv.kernels.cpu.costs import weights_of
-from fastdeconv.kernels.cpu.frame import merged
-from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.frame import Ints, merged
+from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.tiles import CHANNEL_SHAPES, PRODUCT_SHAPES, channel_step, channel_tile
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
-from fastdeconv.kernels.cpu.winograd.axes import Group, counts, declines, groups, multiplications
+from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications, plan_counts
 from fastdeconv.kernels.cpu.winograd.products import RUN
+from fastdeconv.kernels.cpu.winograd.ranges import HEIGHT, RANGES, kernel_units, range_units, transform_sums
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE
-from fastdeconv.kernels.cpu.winograd.transforms import combine
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, kernels
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, Run
 
 Array = NDArray[Any]
-
-HEIGHT = PRODUCT_SHAPES[0][0]  # rows of a register tile
 
 SUMS = np.dtype(
     [
@@ -67,31 +70,12 @@ _SUMS = 512 << 10
 _ROWS, _COLUMNS = 256, 512
 # Tiles of a panel, in bytes, that are summed in registers: they stay in the first cache.
 _PANEL = 24 << 10
+# Where the sums of a group take no more bytes than `_KEPT`, ranges of tiles are summed apart, `_RANGES` of them or less
+# where each would have less than `_FEWEST` tiles, in chunks of `_CHUNK` bytes, which stay in the second-level cache.
+_KEPT, _CHUNK = (2560 << 10, 768 << 10) if host.REGISTERS == 32 else (320 << 10, 256 << 10)
+_RANGES, _FEWEST = 8, 128
 # Transformed tiles of so many bytes are summed before the next ones are made: each time, all sums are transformed.
 _TILES = 9 << 20
-
-
-@device_function
-def transform_sums(p: Any, sums: Any, at: int, point_step: int, planes: Any, rows: Any, kernels: Any) -> None:
-    """Transform the sums of one input channel and one vector of output channels to a vector for each tap."""
-    lanes = p.lanes
-    k1, k2 = p.kernel[1], p.kernel[2]
-    points0, points1, points2 = p.points[0], p.points[1], p.points[2]
-    zero_row(kernels, 0, p.kernel[0] * k1 * k2 * lanes)
-    for f0 in range(p.phases[0]):
-        zero_row(planes, 0, points0 * k1 * k2 * lanes)
-        for p0 in range(points0):
-            for f1 in range(p.phases[1]):
-                for f2 in range(p.phases[2]):
-                    f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
-                    combine(p.transform[2, 0], sums, at + f * lanes + p0 * points1 * points2 * point_step, point_step,
-                            points2 * point_step, rows, 0, lanes, p.taps[2] * lanes, points1)  # fmt: skip
-                    to = (p0 * k1 + p.first_tap[1, f1]) * k2 + p.first_tap[2, f2]
-                    combine(p.transform[1, 0], rows, 0, p.taps[2] * lanes, lanes,
-                            planes, to * lanes, p.tap_step[1] * k2 * lanes, p.tap_step[2] * lanes,
-                            p.taps[2])  # fmt: skip
-        combine(p.transform[0, 0], planes, 0, k1 * k2 * lanes, lanes, kernels, p.first_tap[0, f0] * k1 * k2 * lanes,
-                p.tap_step[0] * k1 * k2 * lanes, lanes, k1 * k2)  # fmt: skip
 
 
 @kernel("T[]", "T[]", "T[]", SUMS, KERNELS, SIDE, SIDE, "int", "int")
@@ -129,8 +113,8 @@ def weight_units(
                     for m in range(top, top + channels, HEIGHT):
                         at = left_at + m // left.pack * left.pack_step + k * left.pack + m % left.pack
                         to = point * p.point_step + (m - top) * p.pitch + c
-                        channel_tile(p.shape, run, x, at, gy, right_at + c // p.width * right.pack_step + k * right.pack,
-                                     sums, to, p.pitch, k > 0)  # fmt: skip
+                        of = right_at + c // p.width * right.pack_step + k * right.pack
+                        channel_tile(p.shape, run, x, at, gy, of, sums, to, p.pitch, k > 0)  # fmt: skip
         for m in range(channels):
             for b in range(many):
                 transform_sums(w, sums, m * p.pitch + lead + b * phases * lanes, p.point_step, planes, lines, kernels)
@@ -179,25 +163,108 @@ def bind(g: Geometry) -> Bound:
     g = merged(g)
     parts = groups(g)
     assert not isinstance(parts, str)
-    made = [_group(g, group) for group in parts]
-    x_bytes, gy_bytes, private, units = (max(values) for values in zip(*(needs for _, *needs in made)))
+    made = [_by_ranges(g, group) or _together(g, group) for group in parts]
+    runs, shared, private, units = zip(*made)
+    most = {slot: max(each.get(slot, 0) for each in shared) for each in shared for slot in each}
 
     def run(x: Array, gy: Array, gw: Array) -> None:
-        for number, (add, *_) in enumerate(made):
+        for number, add in enumerate(runs):
             add(x, gy, gw, number)
 
-    return Bound(run, workspace.total(x_bytes + gy_bytes, private, units))
+    return Bound(run, workspace.total(sum(most.values()), max(private), max(units)))
 
 
-def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
-    """Return what adds the products of one group, the bytes of tiles of x and gy and of each thread, and its units."""
+class _Part(NamedTuple):
+    """What adds the kernels of one group, and its scratch memory in bytes: by slot, and of each thread."""
+
+    run: Run
+    shared: dict[str, int]
+    private: int
+    units: int
+
+
+def _ranges_of(g: Geometry, group: Group, x: NDArray[np.void], gy: NDArray[np.void]) -> NDArray[np.void] | None:
+    """Describe ranges of tiles that are summed apart, or return None where sums are too many or tiles too few.
+
+    It depends on the problem alone, not on threads, as the order of sums does. How tiles lie in a chunk is filled in.
+    """
+    phases, points = (math.prod(values) for values in zip(*((len(s.phases), s.points) for s in group)))
+    lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
+    strips, wide, blocks = tiles.all_strips(gy), int(gy["width"][0]), int(gy["blocks"][0])
+    rows = -(-g.group_in // HEIGHT) * HEIGHT
+    pitch, register = min(
+        (-(-blocks * phases // columns) * columns * lanes, which)
+        for which, (_, columns) in enumerate(PRODUCT_SHAPES[:CHANNEL_SHAPES])
+    )
+    point_step = rows * pitch + 5 * lanes
+    ranges = min(_RANGES, strips * wide // _FEWEST)
+    strip = points * wide * (tiles.depth(x) + pitch) * itemsize  # bytes of its tiles
+    if ranges * g.groups < _RANGES or points * point_step * itemsize > _KEPT or strip > 2 * _CHUNK:
+        return None
+    at_once = max(1, min(_CHUNK // strip, RUN // wide, -(-strips // ranges)))
+    width = PRODUCT_SHAPES[register][1] * lanes
+    x_elements = tiles.lay_out(x, at_once, channel_step(lanes)) // g.groups
+    layout = np.zeros(1, RANGES)
+    for name, value in {
+        "shape": register, "width": width, "rows": rows, "pitch": pitch, "point_step": point_step,
+        "sums": points * point_step, "ranges": ranges, "strips": strips, "at_once": at_once,
+        "gradient_at": x_elements, "room": x_elements + tiles.lay_out(gy, at_once, width) // g.groups,
+    }.items():  # fmt: skip
+        layout[name] = value
+    return layout
+
+
+def _by_ranges(g: Geometry, group: Group) -> _Part | None:
+    """Return what sums ranges of tiles apart, each in a core's cache, where it can."""
+    x, gy, origins = _sides(g, group)
+    layout = _ranges_of(g, group, x, gy)
+    if layout is None:
+        return None
+    itemsize, weights = np.dtype(g.dtype).itemsize, _kernels(g, group)
+    units, elements = g.groups * int(layout["ranges"][0]), int(layout["sums"][0])
+    work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
+    multiply = range_units.launcher(g.dtype, units, work)
+    finish = kernel_units.launcher(g.dtype, g.groups * int(layout["rows"][0]) // HEIGHT, 8 * units * elements)
+    slots = int(layout["room"][0]) * min(units, int(numba.config.NUMBA_NUM_THREADS))
+
+    def run(array: Array, gradient: Array, out: Array, adding: int) -> None:
+        sums, rooms = workspace.take("sums", units * elements, g.dtype), workspace.take("tiles", slots, g.dtype)
+        multiply(array, gradient, sums, rooms, layout, x, gy, *origins)
+        finish(sums, out, layout, weights, x, gy, adding)
+        workspace.keep("sums", sums)
+        workspace.keep("tiles", rooms)
+
+    shared = {"sums": units * elements * itemsize, "tiles": slots * itemsize}
+    return _Part(run, shared, _private(g, math.prod(s.points for s in group), x, gy), units)
+
+
+def _sides(g: Geometry, group: Group) -> tuple[NDArray[np.void], NDArray[np.void], tuple[Ints, Ints]]:
+    """Describe how tiles lie in x and in the gradient, and where they begin."""
+    gy, gy_origins = tiles.side(g, group, True, transforms.transposed(transforms.OUTPUT))
+    x, x_origins = tiles.side(g, group, False, transforms.INPUT, int(gy["wide"][0]))
+    return x, gy, (x_origins, gy_origins)
+
+
+def _kernels(g: Geometry, group: Group) -> NDArray[np.void]:
+    """Describe the kernels of one group of tiles, with the transforms of sums."""
+    weights = kernels(g, group, True)
+    weights["transform"] = [[transforms.transposed(transforms.WEIGHT)[s.taps]] for s in group]
+    return weights
+
+
+def _private(g: Geometry, points: int, *sides: NDArray[np.void]) -> int:
+    """Return the bytes that each thread needs to transform tiles of these sides, or sums to kernels."""
+    itemsize = np.dtype(g.dtype).itemsize
+    return max(itemsize * host.lanes(g.dtype) * (2 * g.taps * points + points), tiles.private(itemsize, *sides))
+
+
+def _together(g: Geometry, group: Group) -> _Part:
+    """Return what has all threads transform tiles, part by part, and then sum them by ranges of channels."""
     phases = math.prod(len(s.phases) for s in group)
     points = math.prod(s.points for s in group)
     lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
-    gy, gy_origins = tiles.side(g, group, True, transforms.transposed(transforms.OUTPUT))
-    wide = int(gy["width"][0])
-    x, x_origins = tiles.side(g, group, False, transforms.INPUT, int(gy["wide"][0]))
-    blocks = int(gy["blocks"][0])
+    x, gy, (x_origins, gy_origins) = _sides(g, group)
+    wide, blocks = int(gy["width"][0]), int(gy["blocks"][0])
     shape = _shape(g.group_in, blocks, phases, points, g.groups, g.dtype)
     pack, width = channel_step(lanes), PRODUCT_SHAPES[shape.register][1] * lanes
 
@@ -210,14 +277,12 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
     below, beside = -(-g.group_in // shape.rows), -(-blocks // shape.blocks)
     layout = np.zeros(1, SUMS)
     for name, value in {
-        "shape": shape.register, "width": width, "rows": shape.rows, "blocks": shape.blocks, "below": below, "beside": beside,
-        "pitch": shape.pitch, "run": min(RUN, _PANEL // (width * itemsize)),
+        "shape": shape.register, "width": width, "rows": shape.rows, "blocks": shape.blocks, "below": below,
+        "beside": beside, "pitch": shape.pitch, "run": min(RUN, _PANEL // (width * itemsize)),
         "point_step": shape.rows * shape.pitch + 5 * lanes,
     }.items():  # fmt: skip
         layout[name] = value
-    weights = kernels(g, group, True)
-    weights["transform"] = [[transforms.transposed(transforms.WEIGHT)[s.taps]] for s in group]
-
+    weights = _kernels(g, group)
     work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
     units = g.groups * below * beside
     multiply = weight_units.launcher(g.dtype, units, work)
@@ -240,10 +305,24 @@ def _group(g: Geometry, group: Group) -> tuple[Run, int, int, int, int]:
         workspace.keep("tiles", x_tiles)
         workspace.keep("gradient_tiles", gy_tiles)
 
-    private = itemsize * points * int(layout["point_step"][0])
-    private += itemsize * lanes * (2 * g.taps * points + points)
-    private = max(private, tiles.private(itemsize, x), tiles.private(itemsize, gy))
-    return run, x_elements * itemsize, gy_elements * itemsize, private, max(units, most * tiles.depth(gy) // lanes)
+    private = itemsize * points * int(layout["point_step"][0]) + _private(g, points, x, gy)
+    shared = {"tiles": x_elements * itemsize, "gradient_tiles": gy_elements * itemsize}
+    return _Part(run, shared, private, max(units, most * tiles.depth(gy) // lanes))
+
+
+def _counts(g: Geometry) -> dict[str, float]:
+    """Count what the pass does; "ranged" are products and elements of groups of tiles that are summed by ranges."""
+    g = merged(g)
+    parts = groups(g)
+    assert not isinstance(parts, str)
+    total: dict[str, float] = {}
+    for group in parts:
+        x, gy, _ = _sides(g, group)
+        ranged = _ranges_of(g, group, x, gy) is not None
+        for kind, n in plan_counts(g, (group,), False).items():
+            for name in (kind, f"ranged_{kind}"):
+                total[name] = total.get(name, 0.0) + n * (ranged == (name != kind))
+    return total
 
 
 WINOGRAD = Implementation(
@@ -251,5 +330,5 @@ WINOGRAD = Implementation(
     "minimal filtering: sums of products of transformed tiles, shared by all phases of a stride",
     lambda g: declines(g, True),
     bind,
-    cost=Cost(lambda g: counts(g, False), weights_of("winograd", "weight_grad")),
+    cost=Cost(_counts, weights_of("winograd", "weight_grad")),
 )

@@ -1,0 +1,127 @@
+"""The compiled units of the weight gradient where a core's cache holds all sums of a group.
+
+A unit of `range_units` transforms some tens of tiles of x and of the gradient at a time, and adds their products to
+sums of its own: neither tiles nor sums leave the core's caches. A unit of `kernel_units` adds up what the ranges have
+summed, in their order, and transforms it. How many ranges there are depends on the problem alone, so bits do too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastdeconv.kernels.cpu.buffers import empty
+from fastdeconv.kernels.cpu.columns import to_rows
+from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.rows import accumulate_rows, zero_row
+from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, channel_tile
+from fastdeconv.kernels.cpu.winograd.tiles import SIDE, transform_strip
+from fastdeconv.kernels.cpu.winograd.transforms import combine
+from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements
+
+HEIGHT = PRODUCT_SHAPES[0][0]  # rows of a register tile
+
+RANGES = np.dtype(
+    [
+        ("shape", "i8"),  # of a register tile, in `PRODUCT_SHAPES`
+        ("width", "i8"),  # columns of a panel
+        ("rows", "i8"),  # input channels of a group, whole register tiles
+        ("pitch", "i8"),  # columns of the sums, whole panels
+        ("point_step", "i8"),
+        ("sums", "i8"),  # elements of a range's sums of one group
+        ("ranges", "i8"),
+        ("strips", "i8"),  # of all images
+        ("at_once", "i8"),  # strips of a chunk
+        ("gradient_at", "i8"),  # where tiles of the gradient begin in a unit's scratch memory
+        ("room", "i8"),  # elements of that
+    ]
+)
+
+
+@kernel("T[]", "T[]", "T[]", "T[]", RANGES, SIDE, SIDE, "int[]", "int[]", "slot")
+def range_units(
+    lo: int, hi: int, x: Any, gy: Any, sums: Any, room: Any, layout: Any, x_side: Any, gy_side: Any,
+    x_origins: Any, gy_origins: Any, slot: int,
+) -> None:  # fmt: skip
+    """Sum one range of tiles for all kernels of one group."""
+    p, left, right = layout[0], x_side[0], gy_side[0]
+    lanes = left.lanes
+    points = left.points[0] * left.points[1] * left.points[2]
+    left_at, right_at = slot * p.room, slot * p.room + p.gradient_at
+    size = max(left.span[1] * left.columns, right.span[1] * right.columns) * lanes
+    rows = empty(max(left.elements[0], right.elements[0]) * size + lanes * lanes, x.dtype)
+    mixed = empty(points * size if left.transform[0] + right.transform[0] else 0, x.dtype)
+    lines = empty(points * max(left.columns, right.columns) * lanes, x.dtype)
+    for unit in range(lo, hi):
+        g, number = unit % left.groups, unit // left.groups
+        begin, end = p.strips * number // p.ranges, p.strips * (number + 1) // p.ranges
+        for first in range(begin, end, p.at_once):
+            some = min(p.at_once, end - first)
+            for strip in range(some):
+                for b in range(left.blocks):
+                    transform_strip(left, x, room, left_at, strip, x_origins, g, b, first + strip,
+                                    rows, mixed, lines)  # fmt: skip
+                for b in range(right.blocks):
+                    transform_strip(right, gy, room, right_at, strip, gy_origins, g, b, first + strip,
+                                    rows, mixed, lines)  # fmt: skip
+            for point in range(points):
+                for c in range(0, p.pitch, p.width):
+                    panel = right_at + point * right.point_step + c // p.width * right.pack_step
+                    for m in range(0, p.rows, HEIGHT):
+                        at = left_at + point * left.point_step + m // left.pack * left.pack_step + m % left.pack
+                        to = unit * p.sums + point * p.point_step + m * p.pitch + c
+                        channel_tile(p.shape, some * left.width, room, at, room, panel, sums, to, p.pitch,
+                                     first > begin)  # fmt: skip
+
+
+@device_function
+def transform_sums(p: Any, sums: Any, at: int, point_step: int, planes: Any, rows: Any, kernels: Any) -> None:
+    """Transform the sums of one input channel and one vector of output channels to a vector for each tap."""
+    lanes = p.lanes
+    k1, k2 = p.kernel[1], p.kernel[2]
+    points0, points1, points2 = p.points[0], p.points[1], p.points[2]
+    zero_row(kernels, 0, p.kernel[0] * k1 * k2 * lanes)
+    for f0 in range(p.phases[0]):
+        zero_row(planes, 0, points0 * k1 * k2 * lanes)
+        for p0 in range(points0):
+            for f1 in range(p.phases[1]):
+                for f2 in range(p.phases[2]):
+                    f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
+                    combine(p.transform[2, 0], sums, at + f * lanes + p0 * points1 * points2 * point_step, point_step,
+                            points2 * point_step, rows, 0, lanes, p.taps[2] * lanes, points1)  # fmt: skip
+                    to = (p0 * k1 + p.first_tap[1, f1]) * k2 + p.first_tap[2, f2]
+                    combine(p.transform[1, 0], rows, 0, p.taps[2] * lanes, lanes,
+                            planes, to * lanes, p.tap_step[1] * k2 * lanes, p.tap_step[2] * lanes,
+                            p.taps[2])  # fmt: skip
+        combine(p.transform[0, 0], planes, 0, k1 * k2 * lanes, lanes, kernels, p.first_tap[0, f0] * k1 * k2 * lanes,
+                p.tap_step[0] * k1 * k2 * lanes, lanes, k1 * k2)  # fmt: skip
+
+
+@kernel("T[]", "T[]", RANGES, KERNELS, SIDE, SIDE, "int")
+def kernel_units(
+    lo: int, hi: int, sums: Any, out: Any, layout: Any, shape: Any, x_side: Any, gy_side: Any, adding: int
+) -> None:
+    """Compute the kernels of a register tile's rows of input channels of one group from the sums of all ranges."""
+    p, w, left, right = layout[0], shape[0], x_side[0], gy_side[0]
+    lanes = w.lanes
+    points = w.points[0] * w.points[1] * w.points[2]
+    phases = w.phases[0] * w.phases[1] * w.phases[2]
+    taps = w.kernel[0] * w.kernel[1] * w.kernel[2]
+    size = kernel_elements(w)
+    planes, lines, kernels = empty(size, out.dtype), empty(size, out.dtype), empty(size, out.dtype)
+    zeros = empty(lanes, out.dtype)
+    zero_row(zeros, 0, lanes)
+    blocks = p.rows // HEIGHT
+    for unit in range(lo, hi):
+        g, top = unit // blocks, unit % blocks * HEIGHT
+        total = g * p.sums + top * p.pitch
+        for number in range(1, p.ranges):
+            part = (number * left.groups + g) * p.sums + top * p.pitch
+            accumulate_rows(sums, total, p.point_step, sums, part, p.point_step, points, HEIGHT * p.pitch)
+        for m in range(min(HEIGHT, left.channels - top)):
+            for b in range(right.blocks):
+                transform_sums(w, sums, total + m * p.pitch + b * phases * lanes, p.point_step, planes, lines, kernels)
+                at = ((g * left.channels + top + m) * right.channels + b * lanes) * taps
+                to_rows(out, at, taps, min(lanes, right.channels - b * lanes), kernels, 0, zeros, 0, taps,
+                        adding > 0)  # fmt: skip
