@@ -93,6 +93,10 @@ EDGE_CASES: dict[str, Problem] = {
     "groups_wide": problem((1, 34, 5, 7), (34, 9, 4, 4), stride=2, padding=1, groups=2),
     "depthwise": problem((2, 7, 9, 10), (7, 1, 3, 3), stride=2, padding=1, output_padding=1, groups=7),
     "depthwise_stride_1": problem((1, 5, 11, 17), (5, 1, 5, 5), padding=2, groups=5),
+    # Of the weight gradient, ranges of tiles, that several groups have enough of: rows of many, and several windows.
+    "long_row_in_groups": problem((1, 8, 1411), (8, 3, 3), padding=1, groups=4),
+    "windows_in_groups": problem((2, 10, 40, 37), (10, 5, 5, 5), padding=2, groups=2),
+    "windows_of_phases_in_groups": problem((2, 8, 30, 31), (8, 4, 7, 7), stride=2, padding=3, groups=4),
     "depthwise_bilinear": problem((1, 3, 5, 6), (3, 1, 16, 16), stride=8, padding=4, groups=3),
     "depthwise_multiplier": problem((1, 5, 7, 6), (5, 3, 3, 3), stride=2, groups=5),
     "depthwise_dilated": problem((1, 3, 9, 8), (3, 1, 3, 3), dilation=2, padding=2, groups=3),

@@ -45,6 +45,8 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("winograd", "weight_grad"): {
         "product": 1.57, "operand": 77, "result": 58, "weight": 95, "launch": 9.8e6,
         "ranged_product": 1.6, "ranged_operand": 45, "ranged_result": 34, "ranged_weight": 95, "ranged_launch": 1.3e7,
+        "ranged_many_products": 1.6, "ranged_many_operands": 60, "ranged_many_results": 30, "ranged_many_weights": 180,
+        "ranged_many_strips": 20000,
     },
     ("direct_product", "forward"): {"product": 1.5, "operand": 49, "result": 57, "weight": 160, "strip": 5700},
     ("direct_product", "input_grad"): {"product": 1.31, "operand": 100, "result": 63, "weight": 256, "strip": 10700},
@@ -96,9 +98,10 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "many_products": 1.8, "many_operands": 31, "many_results": 40, "many_weights": 131, "many_strips": 30000,
     },
     ("winograd", "weight_grad"): {
-        "product": 1.7, "operand": 82, "result": 62, "weight": 36, "strip": 10000, "launch": 1.1e7,
-        "ranged_product": 1.45, "ranged_operand": 38, "ranged_result": 20, "ranged_strip": 23000,
-        "ranged_launch": 1.8e7,
+        "product": 1.72, "operand": 72, "result": 63, "weight": 35, "strip": 12000, "launch": 1.1e7,
+        "ranged_product": 1.38, "ranged_operand": 40, "ranged_result": 19, "ranged_strip": 26000,
+        "ranged_launch": 1.6e7, "ranged_many_products": 1.33, "ranged_many_operands": 52, "ranged_many_results": 10,
+        "ranged_many_weights": 92, "ranged_many_strips": 12000,
     },
     ("direct_product", "forward"): {
         "product": 1.35, "operand": 45, "result": 53, "weight": 110, "strip": 8400, "launch": 8.4e6,

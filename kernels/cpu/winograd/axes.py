@@ -199,14 +199,14 @@ def declines(g: Geometry, transformed: bool, shared: bool = False) -> str | None
         return plan
     for each in (plan, groups(g, shared, forward=False)):
         assert not isinstance(each, str)
-        if (reason := _too_far(g, each)) is not None:
+        if (reason := too_far(g, each)) is not None:
             return reason
     if transformed != any(s.taps > 1 for group in plan for s in group):
         return "every phase has one tap: it is a plain product" if transformed else "a phase has more than one tap"
     return None
 
 
-def _too_far(g: Geometry, plan: tuple[Group, ...]) -> str | None:
+def too_far(g: Geometry, plan: tuple[Group, ...]) -> str | None:
     """Return why windows of several tiles cannot serve, if a plan has some: chunks of tiles are rows of one slice."""
     pieces = max(math.prod(s.pieces for s in group) for group in plan)
     if pieces == 1:

@@ -121,16 +121,12 @@ class _Group:
     def _widen(self, group: Group) -> None:
         """Have strips of the source reach as far as the last pieces need, which is back in the input gradient."""
         beyond = [s.pieces - 1 for s in group]
+        tiles.widen(self.source, beyond)
         p, origins = self.source[0], self.origins[0]
-        for axis in (1, 2):
-            p["tiles"][axis] += beyond[axis]
-            if not self.forward:
-                back = beyond[axis] * p["hop"][axis]
-                p["first"][axis] -= back
-                origins[p["table"][axis] : p["table"][axis] + p["phases"][axis]] -= back
-        p["wide"] += beyond[2]
-        p["width"] += beyond[2]
-        p["columns"] += beyond[2] * p["hop"][2]
+        for axis in (1, 2) if not self.forward else ():
+            back = beyond[axis] * p["hop"][axis]
+            p["first"][axis] -= back
+            origins[p["table"][axis] : p["table"][axis] + p["phases"][axis]] -= back
         self.shifts = [(a, b) if self.forward else (beyond[1] - a, beyond[2] - b) for (_, a, b), _ in self.pieces]
 
     def columns(self, shape: BlockShape) -> int:

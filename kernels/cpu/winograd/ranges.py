@@ -33,18 +33,24 @@ RANGES = np.dtype(
         ("ranges", "i8"),
         ("strips", "i8"),  # of all images
         ("at_once", "i8"),  # strips of a chunk
+        ("image", "i8"),  # strips of an image
+        ("halo", "i8"),  # strips of x that a chunk of one image needs beyond its own, if it needs any
         ("gradient_at", "i8"),  # where tiles of the gradient begin in a unit's scratch memory
         ("room", "i8"),  # elements of that
     ]
 )
 
 
-@kernel("T[]", "T[]", "T[]", "T[]", RANGES, SIDE, SIDE, "int[]", "int[]", "slot")
+@kernel("T[]", "T[]", "T[]", "T[]", RANGES, SIDE, SIDE, "int[]", "int[]", "int[]", "slot")
 def range_units(
     lo: int, hi: int, x: Any, gy: Any, sums: Any, room: Any, layout: Any, x_side: Any, gy_side: Any,
-    x_origins: Any, gy_origins: Any, slot: int,
+    x_origins: Any, gy_origins: Any, pieces: Any, slot: int,
 ) -> None:  # fmt: skip
-    """Sum one range of tiles for all kernels of one group."""
+    """Sum one range of tiles for all kernels of one group.
+
+    For each piece of the kernels `pieces` tells how many tiles its windows are from those of the gradient, and for each
+    point whether its sums are needed.
+    """
     p, left, right = layout[0], x_side[0], gy_side[0]
     lanes = left.lanes
     points = left.points[0] * left.points[1] * left.points[2]
@@ -56,45 +62,78 @@ def range_units(
     for unit in range(lo, hi):
         g, number = unit % left.groups, unit // left.groups
         begin, end = p.strips * number // p.ranges, p.strips * (number + 1) // p.ranges
-        for first in range(begin, end, p.at_once):
+        first = begin
+        while first < end:
             some = min(p.at_once, end - first)
-            for strip in range(some):
+            # The first strip of x that is needed: chunks with a halo are of one image.
+            of_x = first
+            if p.halo:
+                some = min(some, p.image - first % p.image)
+                of_x += first // p.image * p.halo
+            for strip in range(some + p.halo):
                 for b in range(left.blocks):
-                    transform_strip(left, x, room, left_at, strip, x_origins, g, b, first + strip,
+                    transform_strip(left, x, room, left_at, strip, x_origins, g, b, of_x + strip,
                                     rows, mixed, lines)  # fmt: skip
+            for strip in range(some):
                 for b in range(right.blocks):
                     transform_strip(right, gy, room, right_at, strip, gy_origins, g, b, first + strip,
                                     rows, mixed, lines)  # fmt: skip
-            for point in range(points):
-                for c in range(0, p.pitch, p.width):
-                    panel = right_at + point * right.point_step + c // p.width * right.pack_step
-                    for m in range(0, p.rows, HEIGHT):
-                        at = left_at + point * left.point_step + m // left.pack * left.pack_step + m % left.pack
-                        to = unit * p.sums + point * p.point_step + m * p.pitch + c
-                        channel_tile(p.shape, some * left.width, room, at, room, panel, sums, to, p.pitch,
-                                     first > begin)  # fmt: skip
+            # Between rows of tiles of the gradient there are some of x that it has none for.
+            runs = 1 if left.width == right.width else some
+            run = some * right.width // runs
+            for piece in range(pieces.size // (1 + points)):
+                shift = pieces[piece * (1 + points)]
+                for point in range(points):
+                    if not pieces[piece * (1 + points) + 1 + point]:
+                        continue
+                    to = unit * p.sums + (piece * points + point) * p.point_step
+                    _add_products(p, left, right, room, left_at + point * left.point_step + shift * left.pack,
+                                  right_at + point * right.point_step, runs, run, sums, to, first > begin)  # fmt: skip
+            first += some
 
 
 @device_function
-def transform_sums(p: Any, sums: Any, at: int, point_step: int, planes: Any, rows: Any, kernels: Any) -> None:
-    """Transform the sums of one input channel and one vector of output channels to a vector for each tap."""
+def _add_products(
+    p: Any, left: Any, right: Any, room: Any, left_at: int, right_at: int, runs: int, run: int,
+    sums: Any, sums_at: int, add: bool,
+) -> None:  # fmt: skip
+    """Add the products of some runs of tiles at one point to the sums of all channels, or begin with them."""
+    for c in range(0, p.pitch, p.width):
+        for m in range(0, p.rows, HEIGHT):
+            x_at = left_at + m // left.pack * left.pack_step + m % left.pack
+            gy_at = right_at + c // p.width * right.pack_step
+            for i in range(runs):
+                channel_tile(p.shape, run, room, x_at + i * left.width * left.pack, room, gy_at + i * run * right.pack,
+                             sums, sums_at + m * p.pitch + c, p.pitch, add or i > 0)  # fmt: skip
+
+
+@device_function
+def transform_sums(shape: Any, sums: Any, at: int, point_step: int, planes: Any, rows: Any, kernels: Any) -> None:
+    """Transform the sums of one input channel and one vector of output channels to a vector for each tap.
+
+    Those of several pieces of the kernels follow one another, points after points.
+    """
+    p = shape[0]
     lanes = p.lanes
     k1, k2 = p.kernel[1], p.kernel[2]
     points0, points1, points2 = p.points[0], p.points[1], p.points[2]
     zero_row(kernels, 0, p.kernel[0] * k1 * k2 * lanes)
     for f0 in range(p.phases[0]):
         zero_row(planes, 0, points0 * k1 * k2 * lanes)
-        for p0 in range(points0):
-            for f1 in range(p.phases[1]):
-                for f2 in range(p.phases[2]):
-                    f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
-                    combine(p.transform[2, 0], sums, at + f * lanes + p0 * points1 * points2 * point_step, point_step,
-                            points2 * point_step, rows, 0, lanes, p.taps[2] * lanes, points1)  # fmt: skip
-                    to = (p0 * k1 + p.first_tap[1, f1]) * k2 + p.first_tap[2, f2]
-                    combine(p.transform[1, 0], rows, 0, p.taps[2] * lanes, lanes,
-                            planes, to * lanes, p.tap_step[1] * k2 * lanes, p.tap_step[2] * lanes,
-                            p.taps[2])  # fmt: skip
-        combine(p.transform[0, 0], planes, 0, k1 * k2 * lanes, lanes, kernels, p.first_tap[0, f0] * k1 * k2 * lanes,
+        for piece in range(shape.size):
+            w, of_piece = shape[piece], at + piece * points0 * points1 * points2 * point_step
+            for p0 in range(points0):
+                for f1 in range(p.phases[1]):
+                    for f2 in range(p.phases[2]):
+                        f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
+                        combine(w.transform[2, f2], sums, of_piece + f * lanes + p0 * points1 * points2 * point_step,
+                                point_step, points2 * point_step, rows, 0, lanes, p.taps[2] * lanes,
+                                points1)  # fmt: skip
+                        to = (p0 * k1 + w.first_tap[1, f1]) * k2 + w.first_tap[2, f2]
+                        combine(w.transform[1, f1], rows, 0, p.taps[2] * lanes, lanes,
+                                planes, to * lanes, w.tap_step[1] * k2 * lanes, w.tap_step[2] * lanes,
+                                w.some[2, f2])  # fmt: skip
+        combine(p.transform[0, f0], planes, 0, k1 * k2 * lanes, lanes, kernels, p.first_tap[0, f0] * k1 * k2 * lanes,
                 p.tap_step[0] * k1 * k2 * lanes, lanes, k1 * k2)  # fmt: skip
 
 
@@ -118,10 +157,12 @@ def kernel_units(
         total = g * p.sums + top * p.pitch
         for number in range(1, p.ranges):
             part = (number * left.groups + g) * p.sums + top * p.pitch
-            accumulate_rows(sums, total, p.point_step, sums, part, p.point_step, points, HEIGHT * p.pitch)
+            accumulate_rows(sums, total, p.point_step, sums, part, p.point_step, points * shape.size, HEIGHT * p.pitch)
         for m in range(min(HEIGHT, left.channels - top)):
             for b in range(right.blocks):
-                transform_sums(w, sums, total + m * p.pitch + b * phases * lanes, p.point_step, planes, lines, kernels)
+                transform_sums(
+                    shape, sums, total + m * p.pitch + b * phases * lanes, p.point_step, planes, lines, kernels
+                )
                 at = ((g * left.channels + top + m) * right.channels + b * lanes) * taps
                 to_rows(out, at, taps, min(lanes, right.channels - b * lanes), kernels, 0, zeros, 0, taps,
                         adding > 0)  # fmt: skip

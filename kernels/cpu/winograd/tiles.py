@@ -111,6 +111,14 @@ def side(
     return layout, ints(origins)
 
 
+def widen(layout: NDArray[np.void], beyond: list[int]) -> None:
+    """Have strips reach so many tiles further on each axis, and images so many rows of tiles."""
+    layout["tiles"][0, 1:] += beyond[1:]
+    layout["wide"] += beyond[2]
+    layout["width"] += beyond[2]
+    layout["columns"] += beyond[2] * layout["hop"][0, 2]
+
+
 def lay_out(layout: NDArray[np.void], strips: int, pack: int, run: int = 0) -> int:
     """Fill in how transformed tiles of so many strips lie, and return their elements.
 

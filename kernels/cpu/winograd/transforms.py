@@ -7,7 +7,7 @@ trilinear form.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from numba import types
 from numba.extending import intrinsic
@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 from fastdeconv.kernels.cpu.vectors import Vectors, call_once_compiled, index, loop, pointer, switch
 
 Matrix = tuple[tuple[float, ...], ...]
+Taps = TypeVar("Taps", int, tuple[int, int])
 
 
 def _transposed(matrix: Matrix) -> Matrix:
@@ -32,7 +33,7 @@ _MATRICES: tuple[Matrix, ...] = (
     ((1,),),
     _B, _G2, _G3, _A3, _A2,
     *(_transposed(m) for m in (_B, _G2, _G3, _A3, _A2)),
-    tuple(row[:2] for row in _G3), tuple(row[:1] for row in _G3),
+    tuple(row[:2] for row in _G3), tuple(row[:1] for row in _G3), _transposed(_G3)[:2], _transposed(_G3)[:1],
 )  # fmt: skip
 _TRANSPOSED = 5
 # Added to a transform's number, it adds to what is there: windows of the transposed input transform overlap.
@@ -48,9 +49,9 @@ WEIGHTS = {(taps, taps): which for taps, which in WEIGHT.items()}
 WEIGHTS |= {(3, 2): _FEWER, (3, 1): _FEWER + 1, (2, 1): _FEWER + 1}
 
 
-def transposed(transforms: dict[int, int]) -> dict[int, int]:
+def transposed(transforms: dict[Taps, int]) -> dict[Taps, int]:
     """Return the transposed transform for each number of taps."""
-    return {taps: which + _TRANSPOSED if which else 0 for taps, which in transforms.items()}
+    return {taps: which and which + (2 if which >= _FEWER else _TRANSPOSED) for taps, which in transforms.items()}
 
 
 @intrinsic

@@ -36,12 +36,12 @@ from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.columns import to_rows
 from fastdeconv.kernels.cpu.costs import weights_of
-from fastdeconv.kernels.cpu.frame import Ints, merged
+from fastdeconv.kernels.cpu.frame import Ints, ints, merged
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.tiles import CHANNEL_SHAPES, PRODUCT_SHAPES, channel_step, channel_tile
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
-from fastdeconv.kernels.cpu.winograd.axes import Group, declines, groups, multiplications, plan_counts
+from fastdeconv.kernels.cpu.winograd.axes import Group, combinations, groups, multiplications, plan_counts, too_far
 from fastdeconv.kernels.cpu.winograd.products import RUN
 from fastdeconv.kernels.cpu.winograd.ranges import HEIGHT, RANGES, kernel_units, range_units, transform_sums
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE
@@ -117,7 +117,9 @@ def weight_units(
                         channel_tile(p.shape, run, x, at, gy, of, sums, to, p.pitch, k > 0)  # fmt: skip
         for m in range(channels):
             for b in range(many):
-                transform_sums(w, sums, m * p.pitch + lead + b * phases * lanes, p.point_step, planes, lines, kernels)
+                transform_sums(
+                    shape, sums, m * p.pitch + lead + b * phases * lanes, p.point_step, planes, lines, kernels
+                )
                 at = ((g * left.channels + top + m) * right.channels + (first + b) * lanes) * taps
                 to_rows(out, at, taps, min(lanes, right.channels - (first + b) * lanes), kernels, 0, zeros, 0, taps,
                         adding > 0)  # fmt: skip
@@ -161,7 +163,7 @@ def _shape(channels: int, blocks: int, phases: int, points: int, others: int, dt
 def bind(g: Geometry) -> Bound:
     """Return the function that runs the pass."""
     g = merged(g)
-    parts = groups(g)
+    parts = _plan(g)
     assert not isinstance(parts, str)
     made = [_by_ranges(g, group) or _together(g, group) for group in parts]
     runs, shared, private, units = zip(*made)
@@ -172,6 +174,31 @@ def bind(g: Geometry) -> Bound:
             add(x, gy, gw, number)
 
     return Bound(run, workspace.total(sum(most.values()), max(private), max(units)))
+
+
+def _plan(g: Geometry) -> tuple[Group, ...] | str:
+    """Return the groups of tiles that serve a problem, of which several windows may meet a phase, or why none do."""
+    plan = groups(g)
+    if not isinstance(plan, str):
+        return plan
+    plan = groups(g, shared=True)
+    if isinstance(plan, str):
+        return plan
+    if (reason := too_far(g, plan)) is not None:
+        return reason
+    if any(_ranges_of(g, group, *_sides(g, group)[:2]) is None for group in plan):
+        return "a phase has more than 3 taps, and sums are too many for a core's cache, or tiles too few"
+    return plan
+
+
+def _declines(g: Geometry) -> str | None:
+    """Return why the pass cannot serve a problem, or None."""
+    plan = _plan(merged(g))
+    if isinstance(plan, str):
+        return plan
+    return (
+        None if any(s.taps > 1 for group in plan for s in group) else "every phase has one tap: it is a plain product"
+    )
 
 
 class _Part(NamedTuple):
@@ -197,17 +224,19 @@ def _ranges_of(g: Geometry, group: Group, x: NDArray[np.void], gy: NDArray[np.vo
         for which, (_, columns) in enumerate(PRODUCT_SHAPES[:CHANNEL_SHAPES])
     )
     point_step = rows * pitch + 5 * lanes
-    ranges = min(_RANGES, strips * wide // _FEWEST)
+    sums = math.prod(s.pieces for s in group) * points * point_step
+    ranges = min(_RANGES, strips, strips * wide // _FEWEST)
     strip = points * wide * (tiles.depth(x) + pitch) * itemsize  # bytes of its tiles
-    if ranges * g.groups < _RANGES or points * point_step * itemsize > _KEPT or strip > 2 * _CHUNK:
+    if ranges * g.groups < _RANGES or sums * itemsize > _KEPT or strip > 2 * _CHUNK:
         return None
+    halo = (group[1].pieces - 1) * int(gy["strips"][0])
     at_once = max(1, min(_CHUNK // strip, RUN // wide, -(-strips // ranges)))
     width = PRODUCT_SHAPES[register][1] * lanes
-    x_elements = tiles.lay_out(x, at_once, channel_step(lanes)) // g.groups
+    x_elements = tiles.lay_out(x, at_once + halo, channel_step(lanes)) // g.groups
     layout = np.zeros(1, RANGES)
     for name, value in {
         "shape": register, "width": width, "rows": rows, "pitch": pitch, "point_step": point_step,
-        "sums": points * point_step, "ranges": ranges, "strips": strips, "at_once": at_once,
+        "sums": sums, "ranges": ranges, "strips": strips, "at_once": at_once, "image": strips // g.batch, "halo": halo,
         "gradient_at": x_elements, "room": x_elements + tiles.lay_out(gy, at_once, width) // g.groups,
     }.items():  # fmt: skip
         layout[name] = value
@@ -220,7 +249,11 @@ def _by_ranges(g: Geometry, group: Group) -> _Part | None:
     layout = _ranges_of(g, group, x, gy)
     if layout is None:
         return None
-    itemsize, weights = np.dtype(g.dtype).itemsize, _kernels(g, group)
+    itemsize, weights = np.dtype(g.dtype).itemsize, kernels(g, group, True, of_weights=False)
+    row, table = int(gy["strips"][0] * x["width"][0]), []
+    for (_, a, b), used in combinations(group):
+        table += [a * row + b, *(begin < end for begin, end in used)]
+    pieces = ints(table)
     units, elements = g.groups * int(layout["ranges"][0]), int(layout["sums"][0])
     work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
     multiply = range_units.launcher(g.dtype, units, work)
@@ -229,7 +262,7 @@ def _by_ranges(g: Geometry, group: Group) -> _Part | None:
 
     def run(array: Array, gradient: Array, out: Array, adding: int) -> None:
         sums, rooms = workspace.take("sums", units * elements, g.dtype), workspace.take("tiles", slots, g.dtype)
-        multiply(array, gradient, sums, rooms, layout, x, gy, *origins)
+        multiply(array, gradient, sums, rooms, layout, x, gy, *origins, pieces)
         finish(sums, out, layout, weights, x, gy, adding)
         workspace.keep("sums", sums)
         workspace.keep("tiles", rooms)
@@ -242,14 +275,8 @@ def _sides(g: Geometry, group: Group) -> tuple[NDArray[np.void], NDArray[np.void
     """Describe how tiles lie in x and in the gradient, and where they begin."""
     gy, gy_origins = tiles.side(g, group, True, transforms.transposed(transforms.OUTPUT))
     x, x_origins = tiles.side(g, group, False, transforms.INPUT, int(gy["wide"][0]))
+    tiles.widen(x, [s.pieces - 1 for s in group])
     return x, gy, (x_origins, gy_origins)
-
-
-def _kernels(g: Geometry, group: Group) -> NDArray[np.void]:
-    """Describe the kernels of one group of tiles, with the transforms of sums."""
-    weights = kernels(g, group, True)
-    weights["transform"] = [[transforms.transposed(transforms.WEIGHT)[s.taps]] for s in group]
-    return weights
 
 
 def _private(g: Geometry, points: int, *sides: NDArray[np.void]) -> int:
@@ -282,7 +309,7 @@ def _together(g: Geometry, group: Group) -> _Part:
         "point_step": shape.rows * shape.pitch + 5 * lanes,
     }.items():  # fmt: skip
         layout[name] = value
-    weights = _kernels(g, group)
+    weights = kernels(g, group, True, of_weights=False)
     work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
     units = g.groups * below * beside
     multiply = weight_units.launcher(g.dtype, units, work)
@@ -313,7 +340,7 @@ def _together(g: Geometry, group: Group) -> _Part:
 def _counts(g: Geometry) -> dict[str, float]:
     """Count what the pass does; "ranged" are products and elements of groups of tiles that are summed by ranges."""
     g = merged(g)
-    parts = groups(g)
+    parts = _plan(g)
     assert not isinstance(parts, str)
     total: dict[str, float] = {}
     for group in parts:
@@ -328,7 +355,7 @@ def _counts(g: Geometry) -> dict[str, float]:
 WINOGRAD = Implementation(
     "winograd",
     "minimal filtering: sums of products of transformed tiles, shared by all phases of a stride",
-    lambda g: declines(g, True),
+    _declines,
     bind,
     cost=Cost(_counts, weights_of("winograd", "weight_grad")),
 )

@@ -17,11 +17,13 @@ from fastdeconv.kernels.cpu.columns import to_columns
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import read_ahead
 from fastdeconv.kernels.cpu.winograd.axes import MOST_PHASES, Group, combinations
-from fastdeconv.kernels.cpu.winograd.transforms import WEIGHTS, combine
+from fastdeconv.kernels.cpu.winograd.transforms import WEIGHTS, combine, transposed
 from fastdeconv.kernels.geometry import Geometry
 
 # Kernels of so many channels ahead are fetched: they lie pages apart, where no processor looks ahead by itself.
 _AHEAD = 4
+
+SUMS = transposed(WEIGHTS)
 
 KERNELS = np.dtype(
     [
@@ -39,12 +41,16 @@ KERNELS = np.dtype(
         ("transform", "i8", (3, MOST_PHASES)),
         ("tap_step", "i8", (3,)),  # from one tap of a phase to the next
         ("first_tap", "i8", (3, MOST_PHASES)),  # of each phase
+        ("some", "i8", (3, MOST_PHASES)),  # taps of each phase
     ]
 )
 
 
-def kernels(g: Geometry, group: Group, forward: bool) -> NDArray[np.void]:
-    """Describe the weights of one group of tiles, those of each combination of pieces of the axes."""
+def kernels(g: Geometry, group: Group, forward: bool, of_weights: bool = True) -> NDArray[np.void]:
+    """Describe the weights of one group of tiles, those of each combination of pieces of the axes.
+
+    Their transforms are those `of_weights`, or those of sums to gradients of weights.
+    """
     layout = np.zeros(math.prod(s.pieces for s in group), KERNELS)
     input_step, output_step = g.group_out * g.taps, g.taps
     for name, value in {
@@ -59,7 +65,8 @@ def kernels(g: Geometry, group: Group, forward: bool) -> NDArray[np.void]:
         for axis, (segment, piece) in enumerate(zip(group, used.pieces)):
             for f, phase in enumerate(segment.phases):
                 layout["first_tap"][number, axis, f] = phase.taps[2 * piece]
-                layout["transform"][number, axis, f] = WEIGHTS[segment.taps, segment.taps_of(piece, phase)]
+                layout["some"][number, axis, f] = some = segment.taps_of(piece, phase)
+                layout["transform"][number, axis, f] = (WEIGHTS if of_weights else SUMS)[segment.taps, some]
             if segment.taps > 1:
                 taps = max((phase.taps for phase in segment.phases), key=len)
                 layout["tap_step"][number, axis] = taps[1] - taps[0]
