@@ -1,10 +1,11 @@
-"""Input gradient: matrix products of the weights as they lie and panels of the output's gradient.
+"""Input gradient: matrix products of the weights and panels of the output's gradient.
 
 ``gx[ci, q] = Σ_k w[ci, k] · panel[k, q]`` with k over the pairs of an output channel and a tap, and the panel's row k
 the elements of the gradient that this tap connects with pixels q. A panel holds the pixels of one register tile, so the
 tile reads it line after line, and it is used for all input channels while it is in the core's cache.
 
-Memory: all arrays as they are · panels (tile of pixels, k, pixel) of some output channels at a time.
+Memory: arrays as they are · panels (tile of pixels, k, pixel) of some output channels at a time · large weights packed
+(group, block of a vector of input channels, k, channel): as they lie, rows are apart by powers of two.
 Parallel over images, groups and pieces of planes. Sums run over k in its order, in blocks of output channels. A NaN or
 Inf in the weights meets the zeros that stand for pixels outside the gradient.
 
@@ -14,6 +15,7 @@ Ladder, in docs/decisions/0015-panels.md:
 3. A panel for each tile; the rows that the next channel's panels need fetched ahead.
 4. Panels that fit the first cache together used for one block of input channels after the other.
 5. Addresses of rows once for all taps of a row of the kernel.
+6. Large weights packed to vectors of input channels.
 """
 
 from __future__ import annotations
@@ -21,15 +23,26 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
+from fastdeconv.kernels.cpu.columns import to_columns
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.gather import MOST_APART, gather_row, gather_tile
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, HEIGHT, NEAR, multiply_panels, pieces_of
+from fastdeconv.kernels.cpu.panels import (
+    COLUMNS,
+    DEPTH,
+    HEIGHT,
+    NEAR,
+    UNITS,
+    multiply_packed,
+    multiply_panels,
+    pieces_of,
+)
 from fastdeconv.kernels.cpu.rows import read_ahead
 from fastdeconv.kernels.cpu.sweep import part_of
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
@@ -39,6 +52,8 @@ Array = NDArray[Any]
 LAYOUT = np.dtype(
     [
         ("groups", "i8"),
+        ("step", "i8"),  # rows of a block of packed weights
+        ("blocks", "i8"),  # of those in a group
         ("rows", "i8"),  # input channels of a group
         ("channels", "i8"),  # output channels of a group
         ("taps", "i8"),
@@ -62,6 +77,10 @@ LAYOUT = np.dtype(
 # A stretch of pixels of one row and one tile: the output index of its first pixel and tap on each axis, how many there
 # are, where they are in the panels, and for one row of the kernel where their row is in the source, or -1.
 _STRETCH = 6
+# Weights of more bytes are packed, if there are so many panels to multiply with them.
+_PACKED, _PANELS = 64 << 10, 4
+# Few units beside those weights, as each reads all of them.
+_UNITS = min(UNITS, 2 * int(numba.config.NUMBA_NUM_THREADS))
 # Taps of a kernel at most: a panel has rows for all of them.
 _TAPS = 1024
 
@@ -120,8 +139,19 @@ def _gather(panels: Any, to: int, source: Any, plane: int, p: Any, table: Any, l
                 to += p.width
 
 
-@kernel("T[]", "T[]", "T[]", LAYOUT)
-def product_units(lo: int, hi: int, source: Any, weight: Any, out: Any, layout: Any) -> None:
+@kernel("T[]", "T[]", LAYOUT)
+def pack_units(lo: int, hi: int, weight: Any, packed: Any, layout: Any) -> None:
+    """Pack one block of rows of the weights to vectors of them, one for each k."""
+    p = layout[0]
+    depth = p.channels * p.taps
+    for unit in range(lo, hi):
+        g, row = unit // p.blocks, unit % p.blocks * p.step
+        to_columns(packed, unit * (depth + p.step) * p.step, weight, (g * p.rows + row) * depth, depth,
+                   min(p.step, p.rows - row), depth)  # fmt: skip
+
+
+@kernel("T[]", "T[]", "T[]", "T[]", LAYOUT)
+def product_units(lo: int, hi: int, source: Any, weight: Any, packed: Any, out: Any, layout: Any) -> None:
     """Compute one piece of the planes of one group in one image."""
     p = layout[0]
     width, pixels = p.width, p.pixels
@@ -140,10 +170,15 @@ def product_units(lo: int, hi: int, source: Any, weight: Any, out: Any, layout: 
             some = min(p.block, p.channels - c)
             for i in range(some):
                 _gather(panels, i * p.taps * width, source, (image * p.channels + c + i) * plane, p, table, last)
-            multiply_panels(
-                weight, g * p.rows * depth + c * p.taps, depth, depth, 1, panels, p.panel, some * p.taps, p.near,
-                out, image * p.rows * pixels + begin, pixels, p.rows, end - begin, width, edge, c > 0, True,
-            )  # fmt: skip
+            at, of = image * p.rows * pixels + begin, c * p.taps
+            if packed.size:
+                block = (depth + p.step) * p.step
+                multiply_packed(packed, g * p.blocks * block + of * p.step, block, p.step, panels, p.panel,
+                                some * p.taps, p.near, out, at, pixels, p.rows, end - begin, width, edge,
+                                c > 0)  # fmt: skip
+            else:
+                multiply_panels(weight, g * p.rows * depth + of, depth, depth, 1, panels, p.panel, some * p.taps,
+                                p.near, out, at, pixels, p.rows, end - begin, width, edge, c > 0, True)  # fmt: skip
 
 
 def declines(g: Geometry) -> str | None:
@@ -179,10 +214,15 @@ def bind(g: Geometry) -> Bound:
     block = min(g.group_out, max(1, DEPTH // g.taps))
     panel = block * g.taps * width + host.lanes(g.dtype)
     images, most = g.batch * g.groups, -(-pixels // width)
-    pieces, tiles = pieces_of(most, images, panel * itemsize)
+    lanes, depth, weights = host.lanes(g.dtype), g.group_out * g.taps, math.prod(g.weight_shape) * itemsize
+    packs = lanes >= HEIGHT and weights > _PACKED and images * most >= _PANELS
+    pieces, tiles = pieces_of(most, images, panel * itemsize, _UNITS if packs else UNITS)
+    blocks = -(-g.group_in // lanes)
+    elements = g.groups * blocks * (depth + lanes) * lanes if packs else 0
     layout = np.zeros(1, LAYOUT)
     for name, value in {
-        "groups": g.groups, "rows": g.group_in, "channels": g.group_out, "taps": g.taps, "block": block,
+        "groups": g.groups, "step": lanes, "blocks": blocks,
+        "rows": g.group_in, "channels": g.group_out, "taps": g.taps, "block": block,
         "tiles": tiles, "near": max(1, NEAR // (panel * itemsize)), "width": width, "panel": panel, "pixels": pixels,
         "image_tiles": most, "pieces": pieces, "kernel": g.kernel, "stride": g.stride,
         "padding": g.padding, "dilation": g.dilation, "size": g.input, "from_size": g.output,
@@ -191,7 +231,16 @@ def bind(g: Geometry) -> Bound:
     units = images * pieces
     launch = product_units.launcher(g.dtype, units, 2 * g.multiplications)
     private = (tiles * panel + (1 + HEIGHT) * width) * itemsize + 8 * _STRETCH * (tiles * width + 1)
-    return Bound(lambda gy, w, gx: launch(gy, w, gx, layout), workspace.total(0, private, units))
+    pack = pack_units.launcher(g.dtype, g.groups * blocks, 4 * elements)
+
+    def run(gy: Array, w: Array, gx: Array) -> None:
+        packed = workspace.take("packed", elements, g.dtype)
+        if packs:
+            pack(w, packed, layout)
+        launch(gy, w, packed, gx, layout)
+        workspace.keep("packed", packed)
+
+    return Bound(run, workspace.total(elements * itemsize, private, units))
 
 
 INPUT_GRAD = Implementation(

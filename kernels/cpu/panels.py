@@ -16,7 +16,14 @@ from fastdeconv.kernels.cpu import frame, host, planes
 from fastdeconv.kernels.cpu.gather import gather_row
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import expect_row
-from fastdeconv.kernels.cpu.tiles import BLOCK_SHAPES, PRODUCT_SHAPES, block_tile, panel_tile, product_tile
+from fastdeconv.kernels.cpu.tiles import (
+    BLOCK_SHAPES,
+    PRODUCT_SHAPES,
+    block_tile,
+    channel_tile,
+    panel_tile,
+    product_tile,
+)
 from fastdeconv.kernels.geometry import Geometry
 
 HEIGHT, COLUMNS = PRODUCT_SHAPES[0]  # rows, and vectors in a row, of a register tile
@@ -27,7 +34,7 @@ DEPTH = 256
 NEAR, FAR = 24 << 10, 128 << 10
 
 # Enough units to share among threads.
-_UNITS = 16
+UNITS = 16
 
 
 class BlockShape(NamedTuple):
@@ -61,9 +68,9 @@ def block_shape(blocks: int, phases: int, rows: int, most: int, dtype: str) -> B
     return BlockShape(shape, height, vectors * lanes, block)
 
 
-def pieces_of(tiles: int, images: int, tile_bytes: int) -> tuple[int, int]:
+def pieces_of(tiles: int, images: int, tile_bytes: int, units: int = UNITS) -> tuple[int, int]:
     """Return into how many pieces the tiles of an image are cut, and how many the largest has: what a cache holds."""
-    most = max(1, min(tiles, FAR // tile_bytes, tiles * images // _UNITS))
+    most = max(1, min(tiles, FAR // tile_bytes, tiles * images // units))
     pieces = -(-tiles // most)
     return pieces, -(-tiles // pieces)
 
@@ -75,7 +82,7 @@ def row_packing(g: Geometry, blocks: int) -> tuple[Callable[[NDArray[Any], NDArr
     row), with zeros for those that `blocks` of a group have beyond the weights.
     """
     rows, elements = g.group_out * g.taps, g.groups * blocks * HEIGHT * g.group_in
-    chunks = min(blocks, -(-_UNITS // g.groups))
+    chunks = min(blocks, -(-UNITS // g.groups))
     launch = planes.pack.launcher(g.dtype, g.groups * chunks, 4 * elements)
     one_tap = frame.ints([0, 1]), frame.ints([0])
 
@@ -104,6 +111,17 @@ def _multiply_tile(
     else:
         product_tile(0, depth, left, left_at, left_row, left_step, panel, panel_at, width,
                      out, out_at, out_row, add)  # fmt: skip
+
+
+@device_function
+def _move_edge(
+    edge: Any, width: int, first: int, last: int, columns: int, out: Any, out_at: int, out_row: int, add: bool
+) -> None:
+    """Put some rows and columns of a register tile at the edge of the result there, or add them."""
+    for m in range(first, last):
+        for j in range(columns):
+            to = out_at + m * out_row + j
+            out[to] = out[to] + edge[m * width + j] if add else edge[m * width + j]
 
 
 @device_function
@@ -136,10 +154,32 @@ def multiply_panels(
                 else:
                     _multiply_tile(left, at, left_row, left_step, panels, tile * panel, depth,
                                    edge, 0, width, width, False)  # fmt: skip
-                    for m in range(row - top, HEIGHT):
-                        for j in range(there):
-                            to = target + m * out_row + j
-                            out[to] = out[to] + edge[m * width + j] if add else edge[m * width + j]
+                    _move_edge(edge, width, row - top, HEIGHT, there, out, target, out_row, add)
+
+
+@device_function
+def multiply_packed(
+    left: Any, left_at: int, block: int, step: int, panels: Any, panel: int, depth: int, near: int,
+    out: Any, out_at: int, out_row: int, rows: int, columns: int, width: int, edge: Any, add: bool,
+) -> None:  # fmt: skip
+    """Compute what `multiply_panels` does from a left matrix whose rows lie in blocks of `step`, element after element.
+
+    Blocks, the last filled with zeros, are `block` elements apart. Lines of the result are fetched meanwhile.
+    """
+    tiles = (columns + width - 1) // width
+    for first in range(0, tiles, near):
+        for row in range(0, rows, HEIGHT):
+            at = left_at + row // step * block + row % step
+            for tile in range(first, min(first + near, tiles)):
+                target = out_at + row * out_row + tile * width
+                there = min(width, columns - tile * width)
+                if row + HEIGHT <= rows and there == width:
+                    for m in range(0 if add else HEIGHT):
+                        expect_row(out, target + m * out_row, width)
+                    channel_tile(0, depth, left, at, panels, tile * panel, out, target, out_row, add)
+                else:
+                    channel_tile(0, depth, left, at, panels, tile * panel, edge, 0, width, False)
+                    _move_edge(edge, width, 0, min(HEIGHT, rows - row), there, out, target, out_row, add)
 
 
 @device_function
