@@ -23,6 +23,7 @@ from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.long_kernel.layout import declines, yields
 from fastdeconv.kernels.cpu.rows import AHEAD, MOST_INTERLEAVED, split_row, zero_row
 from fastdeconv.kernels.cpu.tiles import ROW_COLUMNS, row_tile
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
@@ -215,7 +216,14 @@ def _bind(g: Geometry) -> Bound:
     return Bound(run, workspace.total(0, private, units))
 
 
+def _yields(g: Geometry) -> str | None:
+    """Return why vectors along the kernel should be faster, or None."""
+    if host.REGISTERS < 32 or declines(g) is not None or yields(g) is not None:
+        return None
+    return f"with 32 registers vectors along a kernel of {g.kernel[2]} are faster"
+
+
 INPUT_GRAD = Implementation(
-    "direct_rows", "rows of the gradient, their phases taken apart in a core's cache", _declines, _bind,
+    "direct_rows", "rows of the gradient, their phases taken apart in a core's cache", _declines, _bind, _yields,
     cost=Cost(_counts, weights_of("direct_rows", "input_grad")),
 )  # fmt: skip

@@ -55,7 +55,7 @@ from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, P
 Array = NDArray[Any]
 
 # Transformed tiles of so many bytes are used before the next ones are made.
-_TILES = 6 << 20
+_TILES = (12 if host.REGISTERS == 32 else 6) << 20
 # Weights of a unit at one point, in bytes: they stay in the second-level cache while the tiles pass by.
 _UNIT_WEIGHTS = 256 << 10
 # Products of a unit that are transformed together, in bytes.
