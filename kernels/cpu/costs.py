@@ -87,15 +87,15 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_images", "input_grad"): {
         "product": 1.39, "sum": 7.2, "operand": 204, "result": 33, "weight": 32, "call": 7.4e6,
     },
-    ("direct_panels", "input_grad"): {"product": 1.41, "piece": 1010, "tile": 6670},
-    ("direct_rows", "input_grad"): {"product": 2.8, "term": 61, "tile": 270, "line": 160, "gradient": 31},
+    ("direct_panels", "input_grad"): {"product": 1.38, "piece": 970, "tile": 6600, "call": 2e6},
+    ("direct_rows", "input_grad"): {"product": 2.55, "term": 52, "tile": 370, "line": 300, "gradient": 32},
     ("winograd", "forward"): {
         "product": 1.62, "operand": 33, "result": 25, "weight": 61, "row": 1420, "apart": 1140, "launch": 5.1e6,
         "many_products": 1.51, "many_operands": 34, "many_results": 26, "many_weights": 95, "many_strips": 45000,
     },
     ("winograd", "input_grad"): {
-        "product": 1.55, "operand": 24, "result": 68, "weight": 90, "strip": 22000, "launch": 6.8e6,
-        "many_products": 1.8, "many_operands": 31, "many_results": 40, "many_weights": 131, "many_strips": 30000,
+        "product": 1.52, "operand": 28, "result": 68, "weight": 80, "strip": 17000, "launch": 4e6,
+        "many_products": 1.75, "many_operands": 36, "many_results": 40, "many_weights": 150, "many_strips": 28000,
     },
     ("winograd", "weight_grad"): {
         "product": 1.72, "operand": 72, "result": 63, "weight": 35, "strip": 12000, "launch": 1.1e7,
@@ -110,7 +110,7 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "product": 1.4, "operand": 81, "result": 64, "weight": 117, "strip": 9000, "launch": 2.8e6,
     },
     ("direct_local", "input_grad"): {
-        "product": 1.39, "result": 24, "row": 580, "plane": 32, "line": 620, "weight": 250, "call": 2e6,
+        "product": 1.27, "result": 28, "row": 460, "plane": 34, "line": 680, "weight": 380, "call": 1.7e6,
     },
     ("direct_local", "weight_grad"): {
         "product": 2.63, "plane": 23, "gradient": 18, "row": 1040, "weight": 860, "call": 2.2e6,
@@ -122,7 +122,7 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "product": 1.25, "result": 130, "row": 650, "plane": 69, "weight": 1430, "call": 2.9e5,
     },
     ("direct_tile", "input_grad"): {
-        "product": 1.42, "result": 45, "row": 350, "plane": 78, "line": 750, "weight": 225, "call": 2.4e6,
+        "product": 1.39, "result": 45, "row": 410, "plane": 78, "line": 750, "weight": 227, "call": 3.2e6,
     },
     ("direct_im2col", "weight_grad"): {
         "product": 1.48, "chunk": 132, "tile": 5730, "line": 227, "border": 87, "weight": 12.5, "call": 3e6,
