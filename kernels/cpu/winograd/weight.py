@@ -71,7 +71,8 @@ _ROWS, _COLUMNS = 256, 512
 # Tiles of a panel, in bytes, that are summed in registers: they stay in the first cache.
 _PANEL = 24 << 10
 # Where the sums of a group take no more bytes than `_KEPT`, ranges of tiles are summed apart, `_RANGES` of them or less
-# where each would have less than `_FEWEST` tiles, in chunks of `_CHUNK` bytes, which stay in the second-level cache.
+# where there are groups, or where each would have less than `_FEWEST` tiles, in chunks of `_CHUNK` bytes, which stay in
+# the second-level cache.
 _KEPT, _CHUNK = (2560 << 10, 768 << 10) if host.REGISTERS == 32 else (320 << 10, 256 << 10)
 _RANGES, _FEWEST = 8, 128
 # Transformed tiles of so many bytes are summed before the next ones are made: each time, all sums are transformed.
@@ -196,9 +197,9 @@ def _declines(g: Geometry) -> str | None:
     plan = _plan(merged(g))
     if isinstance(plan, str):
         return plan
-    return (
-        None if any(s.taps > 1 for group in plan for s in group) else "every phase has one tap: it is a plain product"
-    )
+    if any(s.taps > 1 for group in plan for s in group):
+        return None
+    return "every phase has one tap: it is a plain product"
 
 
 class _Part(NamedTuple):
@@ -225,9 +226,10 @@ def _ranges_of(g: Geometry, group: Group, x: NDArray[np.void], gy: NDArray[np.vo
     )
     point_step = rows * pitch + 5 * lanes
     sums = math.prod(s.pieces for s in group) * points * point_step
-    ranges = min(_RANGES, strips, strips * wide // _FEWEST)
+    ranges = min(max(1, 2 * _RANGES // g.groups), _RANGES, strips, strips * wide // _FEWEST)
     strip = points * wide * (tiles.depth(x) + pitch) * itemsize  # bytes of its tiles
-    if ranges * g.groups < _RANGES or sums * itemsize > _KEPT or strip > 2 * _CHUNK:
+    kept = ranges * g.groups * sums * itemsize
+    if ranges * g.groups < _RANGES or sums * itemsize > _KEPT or strip > 2 * _CHUNK or kept > workspace.MOST_KEPT:
         return None
     halo = (group[1].pieces - 1) * int(gy["strips"][0])
     at_once = max(1, min(_CHUNK // strip, RUN // wide, -(-strips // ranges)))
