@@ -21,6 +21,7 @@ from fastdeconv.kernels.geometry import Bound
 from fastdeconv.prepare import MOST_SHAPES
 
 WINOGRAD = "mb2ic64ih20iw20oc64kh4kw4sh2sw2ph1pw1"
+BLOCKS = "mb2ic16ih5iw3oc16kh2kw2sh2sw2ph0pw0"
 
 
 def prepared(p, w, algorithm=None, bias=None):
@@ -83,7 +84,7 @@ def test_kernels_prepare_weights_in_a_form_of_their_own():
     preparing = set()
     for pass_, implementation in IMPLEMENTATIONS:
         names = ("stride_is_kernel_many_channels", "fcn", "many_images")
-        for p in (*(EDGE_CASES[name] for name in names), fd.Problem.parse(WINOGRAD)):
+        for p in (*(EDGE_CASES[name] for name in names), *map(fd.Problem.parse, (WINOGRAD, BLOCKS))):
             if implementation.declines(geometry_of(p)) is not None:
                 continue
             bound = implementation.bind(geometry_of(p))

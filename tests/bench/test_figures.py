@@ -46,10 +46,22 @@ def test_summary():
 def test_rounds_are_interleaved_and_slow_calls_get_fewer(monkeypatch):
     order = []
     monkeypatch.setattr("fastdeconv.bench.timing._SHORTEST", 0.0)
+    monkeypatch.setattr("fastdeconv.bench.timing._LEAD_IN", 0.0)
     quick, slow = interleaved([lambda: order.append("a"), lambda: order.append("b")], 3, 1.0)
     assert (quick.rounds, slow.rounds) == (3, 3)
     assert order == ["a", "b", *["a", "a", "b", "b"] * 3]  # a lead-in before each
     assert interleaved([lambda: None], 3, 0.0)[0].rounds == 1
+
+
+def test_a_lead_in_lasts_as_long_as_a_processor_needs():
+    repeats = []
+
+    def clock(call, count):
+        repeats.append(count)
+        return count * 1e-3
+
+    interleaved([lambda: None], 1, 1.0, clock)
+    assert repeats == [1, 20, 5]  # the first call, 20 ms of them that do not count, one measurement of 5 ms
 
 
 def test_settle_ends():
