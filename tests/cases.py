@@ -241,7 +241,7 @@ def drawn_cases(count: int, seed: int = 0, kind: str = "") -> dict[str, Problem]
 
 
 CASES = EDGE_CASES | drawn_cases(72) | drawn_cases(24, 1, "wide") | drawn_cases(20, 2, "rows")
-CASES |= drawn_cases(24, 3, "pointwise") | drawn_cases(22, 4, "linear") | drawn_cases(10, 5, "blocks")
+CASES |= drawn_cases(30, 3, "pointwise") | drawn_cases(22, 4, "linear") | drawn_cases(10, 5, "blocks")
 # A third of the drawn ones: for what every case shows in float32 already.
 FEWER = EDGE_CASES | dict([item for item in CASES.items() if item[0] not in EDGE_CASES][::3])
 
