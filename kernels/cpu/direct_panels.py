@@ -231,12 +231,15 @@ def bind(g: Geometry) -> Bound:
     units = images * pieces
     launch = product_units.launcher(g.dtype, units, 2 * g.multiplications)
     private = (tiles * panel + (1 + HEIGHT) * width) * itemsize + 8 * _STRETCH * (tiles * width + 1)
+    nothing = np.empty(0, g.dtype)
     pack = pack_units.launcher(g.dtype, g.groups * blocks, 4 * elements)
 
     def run(gy: Array, w: Array, gx: Array) -> None:
+        if not packs:
+            launch(gy, w, nothing, gx, layout)
+            return
         packed = workspace.take("packed", elements, g.dtype)
-        if packs:
-            pack(w, packed, layout)
+        pack(w, packed, layout)
         launch(gy, w, packed, gx, layout)
         workspace.keep("packed", packed)
 

@@ -183,21 +183,21 @@ def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str
     return {**counts, "launch": len(plan)}
 
 
-def counts(g: Geometry, forward: bool, shared: bool = False) -> dict[str, float]:
+def counts(g: Geometry, forward: bool) -> dict[str, float]:
     """Count what a pass does with the best plan, where one serves."""
     g = merged(g)
-    plan = groups(g, shared, forward or not shared)
+    plan = groups(g, True, forward)
     assert not isinstance(plan, str)
     return plan_counts(g, plan, forward)
 
 
-def declines(g: Geometry, transformed: bool, shared: bool = False) -> str | None:
+def declines(g: Geometry, transformed: bool) -> str | None:
     """Return why tiles cannot serve a problem: those that are `transformed`, or those of plain products."""
     g = merged(g)
-    plan = groups(g, shared)
+    plan = groups(g, True)
     if isinstance(plan, str):
         return plan
-    for each in (plan, groups(g, shared, forward=False)):
+    for each in (plan, groups(g, True, forward=False)):
         assert not isinstance(each, str)
         if (reason := too_far(g, each)) is not None:
             return reason

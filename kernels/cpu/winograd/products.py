@@ -372,9 +372,9 @@ def _implementation(forward: bool, transformed: bool) -> Implementation:
         "minimal filtering: matrix products between transforms of small tiles, shared by all phases of a stride"
         if transformed
         else "one matrix product for taps that do not overlap",
-        lambda g: declines(g, transformed, shared=True),
+        lambda g: declines(g, transformed),
         lambda g: bind(g, forward),
-        cost=Cost(lambda g: counts(g, forward, shared=True), weights_of(name, "forward" if forward else "input_grad")),
+        cost=Cost(lambda g: counts(g, forward), weights_of(name, "forward" if forward else "input_grad")),
         batch_invariant=not transformed,  # the sizes of tiles depend on how many there are
     )
 

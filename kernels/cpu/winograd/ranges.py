@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from fastdeconv.kernels.cpu.buffers import empty
-from fastdeconv.kernels.cpu.columns import to_rows
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import accumulate_rows, zero_row
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, channel_tile
+from fastdeconv.kernels.cpu.winograd.sums import write_kernels
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE, transform_strip
-from fastdeconv.kernels.cpu.winograd.transforms import combine
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements
 
 HEIGHT = PRODUCT_SHAPES[0][0]  # rows of a register tile
@@ -57,8 +56,8 @@ def range_units(
     left_at, right_at = slot * p.room, slot * p.room + p.gradient_at
     size = max(left.span[1] * left.columns, right.span[1] * right.columns) * lanes
     rows = empty(max(left.elements[0], right.elements[0]) * size + lanes * lanes, x.dtype)
-    mixed = empty(points * size if left.transform[0] + right.transform[0] else 0, x.dtype)
-    lines = empty(points * max(left.columns, right.columns) * lanes, x.dtype)
+    mixed = empty(left.points[0] * size if left.transform[0] + right.transform[0] else 0, x.dtype)
+    lines = empty(left.points[1] * max(left.columns, right.columns) * lanes, x.dtype)
     for unit in range(lo, hi):
         g, number = unit % left.groups, unit // left.groups
         begin, end = p.strips * number // p.ranges, p.strips * (number + 1) // p.ranges
@@ -107,50 +106,17 @@ def _add_products(
                              sums, sums_at + m * p.pitch + c, p.pitch, add or i > 0)  # fmt: skip
 
 
-@device_function
-def transform_sums(shape: Any, sums: Any, at: int, point_step: int, planes: Any, rows: Any, kernels: Any) -> None:
-    """Transform the sums of one input channel and one vector of output channels to a vector for each tap.
-
-    Those of several pieces of the kernels follow one another, points after points.
-    """
-    p = shape[0]
-    lanes = p.lanes
-    k1, k2 = p.kernel[1], p.kernel[2]
-    points0, points1, points2 = p.points[0], p.points[1], p.points[2]
-    zero_row(kernels, 0, p.kernel[0] * k1 * k2 * lanes)
-    for f0 in range(p.phases[0]):
-        zero_row(planes, 0, points0 * k1 * k2 * lanes)
-        for piece in range(shape.size):
-            w, of_piece = shape[piece], at + piece * points0 * points1 * points2 * point_step
-            for p0 in range(points0):
-                for f1 in range(p.phases[1]):
-                    for f2 in range(p.phases[2]):
-                        f = (f0 * p.phases[1] + f1) * p.phases[2] + f2
-                        combine(w.transform[2, f2], sums, of_piece + f * lanes + p0 * points1 * points2 * point_step,
-                                point_step, points2 * point_step, rows, 0, lanes, p.taps[2] * lanes,
-                                points1)  # fmt: skip
-                        to = (p0 * k1 + w.first_tap[1, f1]) * k2 + w.first_tap[2, f2]
-                        combine(w.transform[1, f1], rows, 0, p.taps[2] * lanes, lanes,
-                                planes, to * lanes, w.tap_step[1] * k2 * lanes, w.tap_step[2] * lanes,
-                                w.some[2, f2])  # fmt: skip
-        combine(p.transform[0, f0], planes, 0, k1 * k2 * lanes, lanes, kernels, p.first_tap[0, f0] * k1 * k2 * lanes,
-                p.tap_step[0] * k1 * k2 * lanes, lanes, k1 * k2)  # fmt: skip
-
-
 @kernel("T[]", "T[]", RANGES, KERNELS, SIDE, SIDE, "int")
 def kernel_units(
     lo: int, hi: int, sums: Any, out: Any, layout: Any, shape: Any, x_side: Any, gy_side: Any, adding: int
 ) -> None:
     """Compute the kernels of a register tile's rows of input channels of one group from the sums of all ranges."""
     p, w, left, right = layout[0], shape[0], x_side[0], gy_side[0]
-    lanes = w.lanes
     points = w.points[0] * w.points[1] * w.points[2]
-    phases = w.phases[0] * w.phases[1] * w.phases[2]
-    taps = w.kernel[0] * w.kernel[1] * w.kernel[2]
     size = kernel_elements(w)
     planes, lines, kernels = empty(size, out.dtype), empty(size, out.dtype), empty(size, out.dtype)
-    zeros = empty(lanes, out.dtype)
-    zero_row(zeros, 0, lanes)
+    zeros = empty(w.lanes, out.dtype)
+    zero_row(zeros, 0, w.lanes)
     blocks = p.rows // HEIGHT
     for unit in range(lo, hi):
         g, top = unit // blocks, unit % blocks * HEIGHT
@@ -158,11 +124,6 @@ def kernel_units(
         for number in range(1, p.ranges):
             part = (number * left.groups + g) * p.sums + top * p.pitch
             accumulate_rows(sums, total, p.point_step, sums, part, p.point_step, points * shape.size, HEIGHT * p.pitch)
-        for m in range(min(HEIGHT, left.channels - top)):
-            for b in range(right.blocks):
-                transform_sums(
-                    shape, sums, total + m * p.pitch + b * phases * lanes, p.point_step, planes, lines, kernels
-                )
-                at = ((g * left.channels + top + m) * right.channels + b * lanes) * taps
-                to_rows(out, at, taps, min(lanes, right.channels - b * lanes), kernels, 0, zeros, 0, taps,
-                        adding > 0)  # fmt: skip
+        write_kernels(shape, sums, total, p.pitch, p.point_step, out, g * left.channels + top,
+                      min(HEIGHT, left.channels - top), right.channels, 0, right.blocks, adding > 0,
+                      planes, lines, kernels, zeros)  # fmt: skip

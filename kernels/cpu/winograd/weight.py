@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
@@ -34,7 +36,6 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
-from fastdeconv.kernels.cpu.columns import to_rows
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import Ints, ints, merged
 from fastdeconv.kernels.cpu.jit import kernel
@@ -43,7 +44,8 @@ from fastdeconv.kernels.cpu.tiles import CHANNEL_SHAPES, PRODUCT_SHAPES, channel
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, combinations, groups, multiplications, plan_counts, too_far
 from fastdeconv.kernels.cpu.winograd.products import RUN
-from fastdeconv.kernels.cpu.winograd.ranges import HEIGHT, RANGES, kernel_units, range_units, transform_sums
+from fastdeconv.kernels.cpu.winograd.ranges import HEIGHT, RANGES, kernel_units, range_units
+from fastdeconv.kernels.cpu.winograd.sums import write_kernels
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, kernels
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, Run
@@ -89,7 +91,6 @@ def weight_units(
     lanes = w.lanes
     points = w.points[0] * w.points[1] * w.points[2]
     phases = w.phases[0] * w.phases[1] * w.phases[2]
-    taps = w.kernel[0] * w.kernel[1] * w.kernel[2]
     sums = empty(points * p.point_step, out.dtype)
     size = kernel_elements(w)
     planes, lines, kernels = empty(size, out.dtype), empty(size, out.dtype), empty(size, out.dtype)
@@ -116,14 +117,8 @@ def weight_units(
                         to = point * p.point_step + (m - top) * p.pitch + c
                         of = right_at + c // p.width * right.pack_step + k * right.pack
                         channel_tile(p.shape, run, x, at, gy, of, sums, to, p.pitch, k > 0)  # fmt: skip
-        for m in range(channels):
-            for b in range(many):
-                transform_sums(
-                    shape, sums, m * p.pitch + lead + b * phases * lanes, p.point_step, planes, lines, kernels
-                )
-                at = ((g * left.channels + top + m) * right.channels + (first + b) * lanes) * taps
-                to_rows(out, at, taps, min(lanes, right.channels - (first + b) * lanes), kernels, 0, zeros, 0, taps,
-                        adding > 0)  # fmt: skip
+        write_kernels(shape, sums, lead, p.pitch, p.point_step, out, g * left.channels + top, channels,
+                      right.channels, first, many, adding > 0, planes, lines, kernels, zeros)  # fmt: skip
 
 
 class _Shape(NamedTuple):
@@ -177,6 +172,7 @@ def bind(g: Geometry) -> Bound:
     return Bound(run, workspace.total(sum(most.values()), max(private), max(units)))
 
 
+@lru_cache(maxsize=256)
 def _plan(g: Geometry) -> tuple[Group, ...] | str:
     """Return the groups of tiles that serve a problem, of which several windows may meet a phase, or why none do."""
     plan = groups(g)
@@ -344,13 +340,13 @@ def _counts(g: Geometry) -> dict[str, float]:
     g = merged(g)
     parts = _plan(g)
     assert not isinstance(parts, str)
-    total: dict[str, float] = {}
+    total: dict[str, float] = defaultdict(float)
     for group in parts:
         x, gy, _ = _sides(g, group)
         ranged = _ranges_of(g, group, x, gy) is not None
         for kind, n in plan_counts(g, (group,), False).items():
-            for name in (kind, f"ranged_{kind}"):
-                total[name] = total.get(name, 0.0) + n * (ranged == (name != kind))
+            total[kind] += 0.0 if ranged else n
+            total[f"ranged_{kind}"] += n if ranged else 0.0
     return total
 
 

@@ -23,7 +23,7 @@ from fastdeconv.kernels.geometry import Geometry
 # Kernels of so many channels ahead are fetched: they lie pages apart, where no processor looks ahead by itself.
 _AHEAD = 4
 
-SUMS = transposed(WEIGHTS)
+_OF_SUMS = transposed(WEIGHTS)
 
 KERNELS = np.dtype(
     [
@@ -66,7 +66,7 @@ def kernels(g: Geometry, group: Group, forward: bool, of_weights: bool = True) -
             for f, phase in enumerate(segment.phases):
                 layout["first_tap"][number, axis, f] = phase.taps[2 * piece]
                 layout["some"][number, axis, f] = some = segment.taps_of(piece, phase)
-                layout["transform"][number, axis, f] = (WEIGHTS if of_weights else SUMS)[segment.taps, some]
+                layout["transform"][number, axis, f] = (WEIGHTS if of_weights else _OF_SUMS)[segment.taps, some]
             if segment.taps > 1:
                 taps = max((phase.taps for phase in segment.phases), key=len)
                 layout["tap_step"][number, axis] = taps[1] - taps[0]
