@@ -60,7 +60,7 @@ class Numbers:
     best_step: int = 0
     stale: int = 0  # entries of the history since the best
     rate: float = 0.0
-    seconds: float = 0.0
+    seconds: float = 0.0  # since the start, by the end of the last step or of its entry in the history
     shapes: str = ""  # of the first batch
     trouble: str = ""  # why the run cannot go on
 

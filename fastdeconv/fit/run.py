@@ -125,6 +125,7 @@ class Run:
         n.total += value * len(x)
         n.items += len(x)
         self._seen += len(x)
+        n.seconds = self._seconds()
         return value
 
     def _look(self, value: float, x: Array, y_true: Array) -> None:
@@ -168,8 +169,9 @@ class Run:
             with self.learner.averaged(), quiet():
                 validation, measured = evaluate(self.learner.model, plan.validation, plan.loss, self._metric)
         judged = loss if plan.validation is None else validation
+        n.seconds = self._seconds()
         epoch = n.epoch + (n.position > 0)
-        row = Row(epoch, n.step, loss, validation, measured, n.rate, self._seconds())
+        row = Row(epoch, n.step, loss, validation, measured, n.rate, n.seconds)
         self.rows.append(row)
         n.total, n.items = 0.0, 0
         observe = getattr(plan.schedule, "observe", None)
@@ -198,13 +200,13 @@ class Run:
         if n.stale >= plan.patience:
             judged = "loss" if plan.validation is None else "validation loss"
             return f"stopped at step {n.step}: no lower {judged} in patience={plan.patience} entries of the history"
-        if plan.max_seconds < math.inf and self._seconds() >= plan.max_seconds:
+        if n.seconds >= plan.max_seconds:
             return f"stopped at max_seconds={plan.max_seconds:g}, at step {n.step}"
         return None
 
     def _tell(self, value: float, row: Row | None) -> str | None:
         n, model = self.numbers, self.learner.model
-        state = TrainingState(n.step, n.epoch, value, n.rate, self._seconds(), row, model)
+        state = TrainingState(n.step, n.epoch, value, n.rate, n.seconds, row, model)
         answers = [callback(state) for callback in self.plan.callbacks]
         model.train()  # whatever they did with it
         if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):

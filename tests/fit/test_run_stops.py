@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -92,6 +93,15 @@ def test_max_seconds():
     history = fit(Line(), (x, y), max_seconds=0.2)
     assert 0.2 <= history.seconds[-1] <= time.perf_counter() - before < 2
     assert history.message.startswith(f"stopped at max_seconds=0.2, at step {history.step[-1]}")
+
+
+@pytest.mark.parametrize("readings", range(10, 20))
+def test_the_last_entry_is_not_before_max_seconds(readings, monkeypatch):
+    # Whichever reading of the clock is the first after the end, entry and stop are from the same one.
+    clock = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    history = fit(Line(), points(8), max_seconds=readings)
+    assert history.seconds[-2] < readings <= history.seconds[-1]
 
 
 def test_nothing_to_do():
