@@ -3,7 +3,8 @@
 A weight is in multiplications at the peak of all cores. ``python -m bench choices --fit`` fits them to times of random
 float32 problems, and without ``--fit`` tells how far the choice is from the best. With 16 registers they are fitted on
 a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017, 0019), with 32 in one fit on an Intel
-Xeon with AVX-512 and 2 MB of second-level cache a core (0015). Guesses: with 16 those of `winograd` that are "ranged".
+Xeon with AVX-512 and 2 MB of second-level cache a core (0015). Guesses: with 16 those of `winograd` that are "ranged"
+and of `direct_panels`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_images", "input_grad"): {
         "product": 1.4, "sum": 9.6, "operand": 180, "result": 63, "weight": 64, "call": 1.8e6,
     },
-    ("direct_panels", "input_grad"): {"product": 1.24, "piece": 735, "tile": 2060, "call": 3.6e6},
+    ("direct_panels", "input_grad"): {
+        "product": 1.24, "stretch": 46, "load": 15, "gradient": 20, "list": 2400, "tile": 1800, "call": 3.6e6,
+    },
     ("direct_rows", "input_grad"): {
         "product": 1.46, "term": 40, "tile": 590, "line": 1230, "gradient": 21, "call": 1.2e6,
     },
@@ -87,15 +90,17 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_images", "input_grad"): {
         "product": 1.39, "sum": 7.2, "operand": 204, "result": 33, "weight": 32, "call": 7.4e6,
     },
-    ("direct_panels", "input_grad"): {"product": 1.38, "piece": 970, "tile": 6600, "call": 2e6},
-    ("direct_rows", "input_grad"): {"product": 2.55, "term": 52, "tile": 370, "line": 300, "gradient": 32},
+    ("direct_panels", "input_grad"): {
+        "product": 1.3, "stretch": 78, "load": 30, "gradient": 31, "list": 940, "tile": 6630, "call": 2.4e6,
+    },
+    ("direct_rows", "input_grad"): {"product": 3.1, "term": 52, "tile": 230, "line": 90, "gradient": 35},
     ("winograd", "forward"): {
         "product": 1.62, "operand": 33, "result": 25, "weight": 61, "row": 1420, "apart": 1140, "launch": 5.1e6,
         "many_products": 1.51, "many_operands": 34, "many_results": 26, "many_weights": 95, "many_strips": 45000,
     },
     ("winograd", "input_grad"): {
-        "product": 1.52, "operand": 28, "result": 68, "weight": 80, "strip": 17000, "launch": 4e6,
-        "many_products": 1.75, "many_operands": 36, "many_results": 40, "many_weights": 150, "many_strips": 28000,
+        "product": 1.65, "operand": 26, "result": 62, "weight": 67, "strip": 13000, "launch": 7e6,
+        "many_products": 1.54, "many_operands": 28, "many_results": 48, "many_weights": 197, "many_strips": 25000,
     },
     ("winograd", "weight_grad"): {
         "product": 1.72, "operand": 72, "result": 63, "weight": 35, "strip": 12000, "launch": 1.1e7,
@@ -107,10 +112,10 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "product": 1.35, "operand": 45, "result": 53, "weight": 110, "strip": 8400, "launch": 8.4e6,
     },
     ("direct_product", "input_grad"): {
-        "product": 1.4, "operand": 81, "result": 64, "weight": 117, "strip": 9000, "launch": 2.8e6,
+        "product": 1.34, "operand": 80, "result": 55, "weight": 330, "strip": 6300, "launch": 4.8e6,
     },
     ("direct_local", "input_grad"): {
-        "product": 1.27, "result": 28, "row": 460, "plane": 34, "line": 680, "weight": 380, "call": 1.7e6,
+        "product": 1.18, "result": 29, "row": 370, "plane": 38, "line": 670, "weight": 540, "call": 3.8e6,
     },
     ("direct_local", "weight_grad"): {
         "product": 2.63, "plane": 23, "gradient": 18, "row": 1040, "weight": 860, "call": 2.2e6,
@@ -122,7 +127,7 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "product": 1.25, "result": 130, "row": 650, "plane": 69, "weight": 1430, "call": 2.9e5,
     },
     ("direct_tile", "input_grad"): {
-        "product": 1.39, "result": 45, "row": 410, "plane": 78, "line": 750, "weight": 227, "call": 3.2e6,
+        "product": 1.34, "result": 49, "row": 405, "plane": 84, "line": 800, "weight": 290, "call": 2.7e6,
     },
     ("direct_im2col", "weight_grad"): {
         "product": 1.48, "chunk": 132, "tile": 5730, "line": 227, "border": 87, "weight": 12.5, "call": 3e6,

@@ -32,7 +32,7 @@ from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
-from fastdeconv.kernels.cpu.gather import gather_row, gather_tile
+from fastdeconv.kernels.cpu.gather import copy_tile
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels, row_packing
 from fastdeconv.kernels.cpu.rows import (
@@ -118,11 +118,7 @@ def _multiply(
                 for n in range(some):
                     # Channels lie pages apart: what comes after these tiles is fetched while they are multiplied.
                     read_ahead(x, source + places[n, 2], p.width)
-                    if places[n, 1] == p.width:
-                        gather_tile(panels, n * p.panel + i * p.width, x, source + places[n, 0], 1)
-                    else:
-                        gather_row(panels, n * p.panel + i * p.width, x, source + places[n, 0], 1,
-                                   0, places[n, 1], p.width)  # fmt: skip
+                    copy_tile(panels, n * p.panel + i * p.width, x, source + places[n, 0], places[n, 1])
             # What a last tile computes behind its rows is overwritten by those that follow.
             multiply_panels(
                 packed, left_at + c * HEIGHT, p.channels, 1, HEIGHT, panels, p.panel, depth, p.near,

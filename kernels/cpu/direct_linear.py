@@ -23,10 +23,9 @@ from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.direct_dot import collect
 from fastdeconv.kernels.cpu.frame import merged
-from fastdeconv.kernels.cpu.gather import gather_row
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, HEIGHT, NEAR, copy_to_panels, multiply_panels, pieces_of
-from fastdeconv.kernels.cpu.rows import fill_row
+from fastdeconv.kernels.cpu.rows import copy_padded, fill_row
 from fastdeconv.kernels.cpu.sweep import part_of
 from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
@@ -126,10 +125,10 @@ def dot_units(lo: int, hi: int, gy: Any, weight: Any, sums: Any, layout: Any) ->
             count = min(p.block, length * (split + 1) // p.splits - begin)
             vectors = (count + p.lanes - 1) // p.lanes
             for n in range(p.batch):
-                gather_row(local, n * pitch, gy, (n * p.groups + g) * length + begin, 1, 0, count, vectors * p.lanes)
+                copy_padded(local, n * pitch, gy, (n * p.groups + g) * length + begin, count, vectors * p.lanes)
             for c in range(p.channels):
-                gather_row(local, (p.batch + c) * pitch, weight, (g * p.channels + c) * length + begin, 1, 0, count,
-                           vectors * p.lanes)  # fmt: skip
+                copy_padded(local, (p.batch + c) * pitch, weight, (g * p.channels + c) * length + begin, count,
+                            vectors * p.lanes)  # fmt: skip
             for column in range(0, p.channels, width):
                 # A tile with missing rows or columns reads its last one again.
                 present = min(width, p.channels - column)

@@ -16,12 +16,13 @@ Ladder, in docs/decisions/0015-panels.md:
 4. Panels that fit the first cache together used for one block of input channels after the other.
 5. Addresses of rows once for all taps of a row of the kernel.
 6. Large weights packed to vectors of input channels.
+7. Stretches of rows listed once for all channels, gathered by masked vectors without a call or a branch for each.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -31,7 +32,7 @@ from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.columns import to_columns
 from fastdeconv.kernels.cpu.costs import weights_of
-from fastdeconv.kernels.cpu.gather import MOST_APART, gather_row, gather_tile
+from fastdeconv.kernels.cpu.gather import MOST_APART, gather_stretches
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.panels import (
     COLUMNS,
@@ -43,7 +44,7 @@ from fastdeconv.kernels.cpu.panels import (
     multiply_panels,
     pieces_of,
 )
-from fastdeconv.kernels.cpu.rows import read_ahead
+from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.sweep import part_of
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
@@ -59,6 +60,8 @@ LAYOUT = np.dtype(
         ("taps", "i8"),
         ("block", "i8"),  # output channels of a panel
         ("tiles", "i8"),  # of a unit, at most
+        ("lanes", "i8"),
+        ("most", "i8"),  # stretches of a unit, at most
         ("near", "i8"),  # tiles whose panels fit the first cache together
         ("width", "i8"),  # pixels of a tile
         ("panel", "i8"),  # elements of one
@@ -74,9 +77,6 @@ LAYOUT = np.dtype(
     ]
 )
 
-# A stretch of pixels of one row and one tile: the output index of its first pixel and tap on each axis, how many there
-# are, where they are in the panels, and for one row of the kernel where their row is in the source, or -1.
-_STRETCH = 6
 # Weights of more bytes are packed, if there are so many panels to multiply with them.
 _PACKED, _PANELS = 64 << 10, 4
 # Few units beside those weights, as each reads all of them.
@@ -87,56 +87,79 @@ _TAPS = 1024
 
 @device_function
 def _stretches(table: Any, p: Any, begin: int, end: int) -> int:
-    """List the stretches that some pixels of an image fall into; return the end of the list."""
+    """List the stretches of rows, none longer than a vector, that some pixels of an image fall into; return how many.
+
+    Rows of the table: where a stretch is in the panels; the index in a plane of the gradient, then on each axis, of its
+    first pixel with the first tap; how many elements of the gradient there are from its first pixel to its last.
+    """
     size1, size2 = p.size[1], p.size[2]
     last, at = 0, begin
     while at < end:
         row = at // size2
         i2 = at - row * size2
-        i0, i1 = row // size1, row % size1
         tile = (at - begin) // p.width
         to = begin + tile * p.width
         count = min(size2 - i2, min(end, to + p.width) - at)
-        table[last] = p.stride[0] * i0 - p.padding[0]
-        table[last + 1] = p.stride[1] * i1 - p.padding[1]
-        table[last + 2] = p.stride[2] * i2 - p.padding[2]
-        table[last + 3] = count
-        table[last + 4] = tile * p.panel + at - to
-        last += _STRETCH
+        o0, o1 = p.stride[0] * (row // size1) - p.padding[0], p.stride[1] * (row % size1) - p.padding[1]
+        for j in range(0, count, p.lanes):
+            o2 = p.stride[2] * (i2 + j) - p.padding[2]
+            table[0, last] = tile * p.panel + at - to + j
+            table[1, last] = (o0 * p.from_size[1] + o1) * p.from_size[2] + o2
+            table[2, last], table[3, last], table[4, last] = o0, o1, o2
+            table[5, last] = p.stride[2] * (min(p.lanes, count - j) - 1) + 1
+            last += 1
         at += count
     return last
 
 
 @device_function
-def _gather(panels: Any, to: int, source: Any, plane: int, p: Any, table: Any, last: int) -> None:
-    """Gather the rows of one channel, which starts at `plane` in the source, into the panels of all tiles."""
+def _sources(taps: Any, places: Any, masks: Any, table: Any, count: int, p: Any) -> None:
+    """Tell for each tap and stretch where in a plane of the gradient it is, and which of its elements are there.
+
+    Taps by which all pixels have elements share a row of the tables: `taps` has the number of each tap's row, and how
+    much further on its elements are than the row says.
+    """
     size0, size1, size2 = p.from_size[0], p.from_size[1], p.from_size[2]
-    stride = p.stride[2]
-    ahead = size0 * size1 * size2
+    last = count - 1
+    left, right = table[4, 0], table[4, 0]
+    for i in range(count):
+        places[p.taps, i], masks[p.taps, i] = table[1, i], (1 << table[5, i]) - 1
+        left, right = min(left, table[4, i]), max(right, table[4, i] + table[5, i] - 1)
+    top, bottom = table[3, 0], table[3, last]
+    if table[2, 0] != table[2, last]:
+        top, bottom = -p.padding[1], p.stride[1] * (p.size[1] - 1) - p.padding[1]
+    tap = 0
     for t0 in range(p.kernel[0]):
+        shift0 = p.dilation[0] * t0
+        slices_there = table[2, 0] + shift0 >= 0 and table[2, last] + shift0 < size0
         for t1 in range(p.kernel[1]):
-            for s in range(0, last, _STRETCH):
-                o0, o1 = table[s] + p.dilation[0] * t0, table[s + 1] + p.dilation[1] * t1
-                table[s + 5] = -1
-                if 0 <= o0 < size0 and 0 <= o1 < size1:
-                    table[s + 5] = plane + (o0 * size1 + o1) * size2
-                    read_ahead(source, table[s + 5] + table[s + 2] + ahead, stride * table[s + 3])
+            shift1 = p.dilation[1] * t1
+            rows_there = slices_there and top + shift1 >= 0 and bottom + shift1 < size1
             for t2 in range(p.kernel[2]):
-                shift = p.dilation[2] * t2
-                for s in range(0, last, _STRETCH):
-                    o2, count, at, row = table[s + 2] + shift, table[s + 3], to + table[s + 4], table[s + 5]
-                    if row >= 0 and count == p.width and o2 >= 0 and o2 + stride * count <= size2:
-                        gather_tile(panels, at, source, row + o2, stride)
-                        continue
-                    first, stop = 0, 0
-                    if row >= 0:
-                        stop = count
-                        if o2 < 0:
-                            first = min(count, (stride - 1 - o2) // stride)
-                        if o2 + stride * (count - 1) >= size2:
-                            stop = max(first, (size2 - o2 + stride - 1) // stride)
-                    gather_row(panels, at, source, row + o2, stride, first, stop, count)
-                to += p.width
+                shift2 = p.dilation[2] * t2
+                shift = (shift0 * size1 + shift1) * size2 + shift2
+                if rows_there and left + shift2 >= 0 and right + shift2 < size2:
+                    taps[tap, 0], taps[tap, 1] = p.taps, shift
+                else:
+                    taps[tap, 0], taps[tap, 1] = tap, 0
+                    for i in range(count):
+                        o0, o1, o2 = table[2, i] + shift0, table[3, i] + shift1, table[4, i] + shift2
+                        row_there = o0 >= 0 and o0 < size0 and o1 >= 0 and o1 < size1
+                        stop = min(table[5, i], max(0, size2 - o2)) if row_there else 0
+                        mask = ((1 << stop) - 1) & -(1 << min(max(-o2, 0), 62))
+                        places[tap, i], masks[tap, i] = table[1, i] + shift if mask != 0 else 0, mask
+                tap += 1
+
+
+@device_function
+def _gather(
+    panels: Any, to: int, source: Any, plane: int, ahead: int, p: Any, taps: Any, table: Any, places: Any, masks: Any,
+    count: int,
+) -> None:  # fmt: skip
+    """Gather the rows of one channel, which starts at `plane` in the source, into the panels of all tiles."""
+    for tap in range(p.taps):
+        gather_stretches(panels, to + tap * p.width, source, plane + taps[tap, 1], table, places, masks,
+                      taps[tap, 0] * p.most, count, p.stride[2], ahead)  # fmt: skip
 
 
 @kernel("T[]", "T[]", LAYOUT)
@@ -157,19 +180,26 @@ def product_units(lo: int, hi: int, source: Any, weight: Any, packed: Any, out: 
     width, pixels = p.width, p.pixels
     # A row that is gathered may run over its end by a vector.
     panels = empty(p.tiles * p.panel + width, source.dtype)
+    # Columns behind the last pixel are multiplied, too: what is there by chance may be slow to multiply.
+    zero_row(panels, 0, panels.size)
     edge = empty(HEIGHT * width, source.dtype)
-    table = empty(_STRETCH * (p.tiles * width + 1), np.int64)
+    table = np.empty((6, p.most), np.int64)
+    taps = np.empty((p.taps, 2), np.int64)
+    places, masks = np.empty((p.taps + 1, p.most), np.int64), np.empty((p.taps + 1, p.most), np.int64)
     plane = p.from_size[0] * p.from_size[1] * p.from_size[2]
     depth = p.channels * p.taps
     for unit in range(lo, hi):
         image, first, stop = part_of(unit, p.pieces, p.image_tiles)
         begin, end = first * width, min(stop * width, pixels)
         g = image % p.groups
-        last = _stretches(table, p, begin, end)
+        count = _stretches(table, p, begin, end)
+        _sources(taps, places, masks, table, count, p)
         for c in range(0, p.channels, p.block):
             some = min(p.block, p.channels - c)
             for i in range(some):
-                _gather(panels, i * p.taps * width, source, (image * p.channels + c + i) * plane, p, table, last)
+                ahead = plane if c + i + 1 < p.channels else 0
+                _gather(panels, i * p.taps * width, source, (image * p.channels + c + i) * plane, ahead, p,
+                        taps, table, places, masks, count)  # fmt: skip
             at, of = image * p.rows * pixels + begin, c * p.taps
             if packed.size:
                 block = (depth + p.step) * p.step
@@ -189,53 +219,82 @@ def declines(g: Geometry) -> str | None:
         return f"serves strides up to {MOST_APART} on the last axis, not {g.stride[2]}"
     if g.taps > _TAPS:
         return f"a panel has no room for {g.taps} taps, only for {_TAPS}"
-    if g.group_in < HEIGHT:
-        return f"{g.group_in} input channels a group are fewer than the {HEIGHT} rows of a register tile"
+    least = HEIGHT // 2 if host.lanes(g.dtype) >= HEIGHT else HEIGHT
+    if g.group_in < least:
+        return f"{g.group_in} input channels a group are too few for the {HEIGHT} rows of a register tile"
     return None
 
 
+class _Cut(NamedTuple):
+    """How a problem is cut: channels and elements of a panel, units of an image, their tiles and stretches at most."""
+
+    block: int
+    panel: int
+    tiles: int  # of an image
+    packs: bool
+    units: int
+    most_tiles: int
+    most: int
+
+
+def _cut(g: Geometry) -> _Cut:
+    lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
+    width, images = COLUMNS * lanes, g.batch * g.groups
+    block = min(g.group_out, max(1, DEPTH // g.taps))
+    panel = block * g.taps * width + lanes
+    tiles = -(-math.prod(g.input) // width)
+    large = math.prod(g.weight_shape) * itemsize > _PACKED and images * tiles >= _PANELS
+    packs = g.group_in < HEIGHT or (lanes >= HEIGHT and large)
+    units, most = pieces_of(tiles, images, panel * itemsize, _UNITS if packs else UNITS)
+    return _Cut(block, panel, tiles, packs, units, most, _stretches_of(g, most))
+
+
+def _stretches_of(g: Geometry, tiles: int) -> int:
+    """Return into how many stretches some tiles fall at most: their vectors, and the ends of rows within."""
+    width = COLUMNS * host.lanes(g.dtype)
+    return tiles * COLUMNS + (tiles * width // g.input[2] + 1 if g.input[2] % width else 0)
+
+
 def counts(g: Geometry) -> dict[str, float]:
-    """Count what the kernel does: products, those of whole tiles, stretches of rows that it gathers, register tiles."""
-    width, pixels = COLUMNS * host.lanes(g.dtype), math.prod(g.input)
-    images, depth, tiles = g.batch * g.groups, g.group_out * g.taps, -(-pixels // width)
-    blocks, ends = -(-g.group_in // HEIGHT), pixels // g.input[2] if g.input[2] % width else 0
+    """Count what the kernel does: products, stretches and the vectors read for them, lists of them, register tiles."""
+    cut, images, depth = _cut(g), g.batch * g.groups, g.group_out * g.taps
+    stretches, row_blocks = images * depth * _stretches_of(g, cut.tiles), -(-g.group_in // HEIGHT)
+    rows = math.prod(min(g.output[a], g.input[a] * min(g.stride[a], g.kernel[a])) for a in range(2))
     return {
-        "product": float(images * depth * blocks * HEIGHT * tiles * width),
-        "piece": images * depth * (tiles + ends),
-        "tile": images * blocks * tiles * -(-depth // DEPTH),
+        "product": float(images * depth * row_blocks * HEIGHT * cut.tiles * COLUMNS * host.lanes(g.dtype)),
+        "stretch": stretches,
+        "load": stretches * g.stride[2],
+        "gradient": g.batch * g.out_channels * rows * g.output[2],
+        "list": images * cut.units * g.taps,
+        "tile": images * row_blocks * cut.tiles * -(-depth // DEPTH),
         "call": 1,
     }
 
 
 def bind(g: Geometry) -> Bound:
     """Return the function that runs the input gradient."""
-    itemsize = np.dtype(g.dtype).itemsize
-    width, pixels = COLUMNS * host.lanes(g.dtype), math.prod(g.input)
-    block = min(g.group_out, max(1, DEPTH // g.taps))
-    panel = block * g.taps * width + host.lanes(g.dtype)
-    images, most = g.batch * g.groups, -(-pixels // width)
-    lanes, depth, weights = host.lanes(g.dtype), g.group_out * g.taps, math.prod(g.weight_shape) * itemsize
-    packs = lanes >= HEIGHT and weights > _PACKED and images * most >= _PANELS
-    pieces, tiles = pieces_of(most, images, panel * itemsize, _UNITS if packs else UNITS)
+    cut, lanes, itemsize = _cut(g), host.lanes(g.dtype), np.dtype(g.dtype).itemsize
+    width, depth, images = COLUMNS * lanes, g.group_out * g.taps, g.batch * g.groups
     blocks = -(-g.group_in // lanes)
-    elements = g.groups * blocks * (depth + lanes) * lanes if packs else 0
+    elements = g.groups * blocks * (depth + lanes) * lanes if cut.packs else 0
     layout = np.zeros(1, LAYOUT)
     for name, value in {
-        "groups": g.groups, "step": lanes, "blocks": blocks,
-        "rows": g.group_in, "channels": g.group_out, "taps": g.taps, "block": block,
-        "tiles": tiles, "near": max(1, NEAR // (panel * itemsize)), "width": width, "panel": panel, "pixels": pixels,
-        "image_tiles": most, "pieces": pieces, "kernel": g.kernel, "stride": g.stride,
-        "padding": g.padding, "dilation": g.dilation, "size": g.input, "from_size": g.output,
+        "groups": g.groups, "step": lanes, "blocks": blocks, "rows": g.group_in, "channels": g.group_out,
+        "taps": g.taps, "block": cut.block, "tiles": cut.most_tiles, "lanes": lanes, "most": cut.most,
+        "near": max(1, NEAR // (cut.panel * itemsize)), "width": width, "panel": cut.panel,
+        "pixels": math.prod(g.input), "image_tiles": cut.tiles, "pieces": cut.units, "kernel": g.kernel,
+        "stride": g.stride, "padding": g.padding, "dilation": g.dilation, "size": g.input, "from_size": g.output,
     }.items():  # fmt: skip
         layout[name] = value
-    units = images * pieces
+    units = images * cut.units
     launch = product_units.launcher(g.dtype, units, 2 * g.multiplications)
-    private = (tiles * panel + (1 + HEIGHT) * width) * itemsize + 8 * _STRETCH * (tiles * width + 1)
+    lists = (8 + 2 * g.taps) * cut.most + 2 * g.taps
+    private = (cut.most_tiles * cut.panel + (1 + HEIGHT) * width) * itemsize + 8 * lists
     nothing = np.empty(0, g.dtype)
     pack = pack_units.launcher(g.dtype, g.groups * blocks, 4 * elements)
 
     def run(gy: Array, w: Array, gx: Array) -> None:
-        if not packs:
+        if not cut.packs:
             launch(gy, w, nothing, gx, layout)
             return
         packed = workspace.take("packed", elements, g.dtype)

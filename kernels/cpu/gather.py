@@ -8,7 +8,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES
-from fastdeconv.kernels.cpu.vectors import Vectors, call_once_compiled, index, loop, pointer, switch
+from fastdeconv.kernels.cpu.vectors import LINE, Vectors, call_once_compiled, index, loop, pointer, switch
 
 COLUMNS = PRODUCT_SHAPES[0][1]  # vectors
 # Further apart, most of what vectors read is not wanted.
@@ -16,51 +16,71 @@ MOST_APART = 4
 
 
 @intrinsic
-def gather_row(
-    typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, stride: Any, first: Any, stop: Any, count: Any
-) -> Any:
-    """Do ``out[out_at + j] = row[row_at + stride·j] if first ≤ j < stop else 0`` for `count` elements.
+def copy_tile(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, present: Any) -> Any:
+    """Do ``out[out_at + j] = row[row_at + j] if j < present else 0`` for the columns j of a `product_tile`.
 
-    Up to a vector of what follows them is overwritten; nothing is read but what lies between the elements wanted. The
-    stride is at most `MOST_APART`.
+    There are not more of them, and less than 64.
     """
-    integer = types.int64
-    signature = types.void(out, integer, row, integer, integer, integer, integer, integer)
+    signature = types.void(out, types.int64, row, types.int64, types.int64)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, out_at, row, row_at, *numbers = arguments
+        out, out_at, row, row_at, present = arguments
+        vectors = Vectors(builder, signature.args[0].dtype)
         target = pointer(context, builder, signature.args[0], out, out_at)
         source = pointer(context, builder, signature.args[2], row, row_at)
-        call_once_compiled(builder, "gather_row", signature.args[0].dtype, [target, source, *numbers], _gather_row)
+        some = builder.select(builder.icmp_signed(">", present, index(0)), present, index(0))
+        mask = builder.sub(builder.shl(index(1), some), index(1))
+        for first in range(0, COLUMNS * vectors.lanes, vectors.lanes):
+            vectors.store(vectors.load_masked(mask, source, first), target, index(first))
         return context.get_dummy_value()
 
     return signature, generate
 
 
 @intrinsic
-def gather_tile(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, stride: Any) -> Any:
-    """Do ``out[out_at + j] = row[row_at + stride·j]`` for the pixels j of a `product_tile` of `COLUMNS` vectors.
+def gather_stretches(
+    typing_context: Any, out: Any, out_at: Any, array: Any, array_at: Any, to: Any, of: Any, masks: Any, at: Any,
+    count: Any, stride: Any, ahead: Any,
+) -> Any:  # fmt: skip
+    """Do ``out[out_at + to[i] + j] = array[array_at + of[at + i] + stride·j]`` for a vector of j, and `count` i.
 
-    Up to ``stride - 1`` elements after the last are read. The stride is at most `MOST_APART`.
+    Bit ``stride·j`` of ``masks[at + i]`` tells whether there is such an element, otherwise 0 is written; nothing is
+    read where bits are not set. All i are done in their order: where one writes more than is wanted, a later one writes
+    over it. What lies `ahead` elements further on is asked for early. The stride is at most `MOST_APART`.
     """
     integer = types.int64
-    signature = types.void(out, integer, row, integer, integer)
+    signature = types.void(out, integer, array, integer, to, of, masks, integer, integer, integer, integer)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, out_at, row, row_at, stride = arguments
-        vectors = Vectors(builder, signature.args[0].dtype)
+        out, out_at, array, array_at, to, of, masks, at, *numbers = arguments
         target = pointer(context, builder, signature.args[0], out, out_at)
-        source = pointer(context, builder, signature.args[2], row, row_at)
-
-        def emit(apart: int) -> None:
-            for j in range(COLUMNS):
-                values = [vectors.load(source, index((j * apart + v) * vectors.lanes)) for v in range(apart)]
-                vectors.store(vectors.every(values, 0), target, index(j * vectors.lanes))
-
-        switch(builder, stride, range(1, MOST_APART + 1), emit)
+        source = pointer(context, builder, signature.args[2], array, array_at)
+        tables = [pointer(context, builder, signature.args[4], to, index(0))]
+        tables += [pointer(context, builder, signature.args[5 + k], table, at) for k, table in enumerate((of, masks))]
+        values = [target, source, *tables, *numbers]
+        call_once_compiled(builder, "gather_stretches", signature.args[0].dtype, values, _gather_stretches)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _gather_stretches(vectors: Vectors, arguments: list[Any]) -> None:
+    target, source, *tables, count, stride, ahead = arguments
+    builder, lanes = vectors.builder, vectors.lanes
+
+    def emit(apart: int) -> None:
+        def stretch(i: Any, carried: list[Any]) -> list[Any]:
+            to, of, mask = (builder.load(builder.gep(table, [i])) for table in tables)
+            base = builder.gep(source, [of])
+            for first in range(0, apart * lanes, LINE // vectors.bytes):
+                vectors.prefetch(base, builder.add(ahead, index(first)))
+            values = [vectors.load_masked(mask, base, first) for first in range(0, apart * lanes, lanes)]
+            vectors.store(vectors.every(values, 0), target, to)
+            return carried
+
+        loop(builder, count, [], stretch, unroll=False)
+
+    switch(builder, stride, range(1, MOST_APART + 1), emit)
 
 
 @intrinsic
@@ -119,43 +139,3 @@ def _gather_windows(vectors: Vectors, arguments: list[Any]) -> None:
             emit(True)
         with otherwise:
             emit(False)
-
-
-def _gather_row(vectors: Vectors, arguments: list[Any]) -> None:
-    target, source, stride, first, stop, count = arguments
-    builder, lanes = vectors.builder, vectors.lanes
-
-    def for_vectors(start: Any, number: Any, emit: Any) -> None:
-        def body(i: Any, carried: list[Any]) -> list[Any]:
-            emit(builder.add(start, builder.mul(i, index(lanes))))
-            return carried
-
-        loop(builder, number, [], body, unroll=False)
-
-    def zeros(start: Any, end: Any) -> None:
-        number = builder.sdiv(builder.add(builder.sub(end, start), index(lanes - 1)), index(lanes))
-        for_vectors(start, number, lambda at: vectors.store(vectors.zero, target, at))
-
-    def emit(apart: int) -> None:
-        def copy(at: Any, present: Any = None) -> None:
-            places = [builder.add(builder.mul(at, index(apart)), index(v * lanes)) for v in range(apart)]
-            if present is None:
-                values = [vectors.load(source, place) for place in places]
-            else:
-                there = [builder.sub(present, index(v * lanes)) for v in range(apart)]
-                values = [vectors.load_first(some, source, place) for some, place in zip(there, places)]
-            vectors.store(vectors.every(values, 0), target, at)
-
-        zeros(index(0), first)
-        # A whole vector reads what follows its last element: the last element of all is left to the masked one.
-        behind = int(apart > 1)
-        whole = builder.sdiv(builder.sub(builder.sub(stop, first), index(behind)), index(lanes))
-        for_vectors(first, whole, copy)
-        done = builder.add(first, builder.mul(whole, index(lanes)))
-        rest = builder.sub(stop, done)
-        some = builder.icmp_signed(">", rest, index(0))
-        with builder.if_then(some):
-            copy(done, builder.add(builder.mul(builder.sub(rest, index(1)), index(apart)), index(1)))
-        zeros(builder.select(some, builder.add(done, index(lanes)), done), count)
-
-    switch(builder, stride, range(1, MOST_APART + 1), emit)

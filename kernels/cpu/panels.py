@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import frame, host, planes
-from fastdeconv.kernels.cpu.gather import gather_row
+from fastdeconv.kernels.cpu.gather import copy_tile
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import expect_row
 from fastdeconv.kernels.cpu.tiles import (
@@ -97,7 +97,7 @@ def copy_to_panels(panels: Any, panel: int, at: int, row: Any, row_at: int, colu
     """Copy some columns of a row to the row of all panels that starts at `at` in each, zeros behind the last."""
     for tile in range((columns + width - 1) // width):
         first = tile * width
-        gather_row(panels, tile * panel + at, row, row_at + first, 1, 0, min(width, columns - first), width)
+        copy_tile(panels, tile * panel + at, row, row_at + first, min(width, columns - first))
 
 
 @device_function

@@ -9,7 +9,17 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastdeconv.kernels.cpu.vectors import INDEX, LINE, Vectors, call_once_compiled, index, loop, pointer, switch
+from fastdeconv.kernels.cpu.vectors import (
+    INDEX,
+    LINE,
+    Vectors,
+    call_once_compiled,
+    index,
+    least,
+    loop,
+    pointer,
+    switch,
+)
 
 # Rows are read one after the other: so many elements ahead are asked for early.
 AHEAD = 1024
@@ -42,7 +52,7 @@ def by_vectors(
         return
 
     def moved_back(i: Any, carried: list[Any]) -> list[Any]:
-        emit(_least(builder, builder.mul(i, length), builder.sub(count, length)), None)
+        emit(least(builder, builder.mul(i, length), builder.sub(count, length)), None)
         return carried
 
     def masked(i: Any, carried: list[Any]) -> list[Any]:
@@ -60,13 +70,9 @@ def by_vectors(
             loop(builder, steps, [], masked, unroll=False)
 
 
-def _least(builder: Any, a: Any, b: Any) -> Any:
-    return builder.select(builder.icmp_signed("<", a, b), a, b)
-
-
 def _of_count(builder: Any, present: Any, count: Any) -> Any:
     """Return how many of `count` elements are there: none if `present` is negative."""
-    there = _least(builder, present, count)
+    there = least(builder, present, count)
     return builder.select(builder.icmp_signed(">", there, index(0)), there, index(0))
 
 

@@ -24,6 +24,11 @@ def index(value: int) -> Any:
     return ir.Constant(INDEX, value)
 
 
+def least(builder: Any, a: Any, b: Any) -> Any:
+    """Return the smaller of two indices."""
+    return builder.select(builder.icmp_signed("<", a, b), a, b)
+
+
 def pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
     """Return the address of an array's element."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
@@ -70,6 +75,14 @@ class Vectors:
         align = ir.Constant(ir.IntType(32), self.bytes)
         address = self._address(base, self._touched(count, offset))
         return self._masked("load", self.type, address, align, self.first(count), self.zero)
+
+    def load_masked(self, mask: Any, base: Any, first: int) -> Any:
+        """Read the elements from `first` on whose bits in the mask are set; the others are zero."""
+        b = self.builder
+        bits = b.trunc(b.lshr(mask, index(first)), ir.IntType(self.lanes))
+        lanes = b.bitcast(bits, ir.VectorType(ir.IntType(1), self.lanes))
+        align = ir.Constant(ir.IntType(32), self.bytes)
+        return self._masked("load", self.type, self._address(base, index(first)), align, lanes, self.zero)
 
     def store_first(self, count: Any, value: Any, base: Any, offset: Any) -> None:
         """Write the first `count` lanes."""
