@@ -24,6 +24,7 @@ TILES = {
     "direct_panels.product_units": "panel",
     "direct_col2im.window_units": "panel",
     "direct_im2col.window_units": "panel",
+    "direct_im2row.row_units": "inner",
     "weight.weight_units": "panel",
     "direct_pointwise.product_units": "product",
     "direct_rows.row_units": "row",

@@ -4,7 +4,7 @@ A weight is in multiplications at the peak of all cores. ``python -m bench choic
 float32 problems, and without ``--fit`` tells how far the choice is from the best. With 16 registers they are fitted on
 a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017, 0019), with 32 in one fit on an Intel
 Xeon with AVX-512 and 2 MB of second-level cache a core (0015). Guesses: with 16 those of `winograd` that are "ranged"
-and of `direct_panels`.
+and those of `direct_panels` and `direct_im2row`.
 """
 
 from __future__ import annotations
@@ -63,6 +63,10 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_joint", "forward"): {"product": 1.5, "result": 160, "row": 2300, "plane": 66, "weight": 1600},
     ("direct_tile", "input_grad"): {
         "product": 1.62, "result": 132, "row": 1230, "plane": 91, "line": 1150, "weight": 204, "call": 5e6,
+    },
+    ("direct_im2row", "weight_grad"): {
+        "product": 1.57, "stretch": 42, "load": 25, "gradient": 18, "list": 5000, "tile": 1800, "weight": 6,
+        "call": 3e6,
     },
     ("direct_im2col", "weight_grad"): {
         "product": 1.58, "chunk": 100, "tile": 1400, "line": 280, "border": 69, "weight": 18, "call": 3e6,
@@ -128,6 +132,10 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     },
     ("direct_tile", "input_grad"): {
         "product": 1.34, "result": 49, "row": 405, "plane": 84, "line": 800, "weight": 290, "call": 2.7e6,
+    },
+    ("direct_im2row", "weight_grad"): {
+        "product": 1.85, "stretch": 115, "load": 18, "gradient": 22, "list": 3300, "tile": 4250, "weight": 13,
+        "call": 4e6,
     },
     ("direct_im2col", "weight_grad"): {
         "product": 1.48, "chunk": 132, "tile": 5730, "line": 227, "border": 87, "weight": 12.5, "call": 3e6,

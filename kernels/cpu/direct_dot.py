@@ -113,7 +113,7 @@ def collect(lo: int, hi: int, sums: Any, out: Any, splits: int, columns: int, el
             out[row * size + column_index[j]] = total
 
 
-def _height(rows: int, columns: int) -> int:
+def tile_height(rows: int, columns: int) -> int:
     """Return the tile height with the least work, whole tiles times loads and multiplications."""
 
     def cost(height: int) -> float:
@@ -129,7 +129,7 @@ def counts(g: Geometry) -> dict[str, float]:
     g = frames.merged(g)
     frame = frames.gather_frame(g, side_by_side=True)
     columns = g.group_out * len(frame.taps)
-    height = _height(g.group_in, columns)
+    height = tile_height(g.group_in, columns)
     width = inner_columns(height)
     gradient = g.out_channels * len(frames.planes_of(frame.taps))
     weights = g.in_channels * columns
@@ -195,7 +195,7 @@ class _Chunks(NamedTuple):
 
 
 def _chunks(g: Geometry, columns: int) -> _Chunks:
-    height = _height(g.group_in, columns)
+    height = tile_height(g.group_in, columns)
     width = inner_columns(height)
     rows = min(-(-g.group_in // height), max(1, 4 // g.groups))
     return _Chunks(height, width, rows, max(1, min(-(-columns // (2 * width)), -(-_UNITS // (rows * g.groups)))))

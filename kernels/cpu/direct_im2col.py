@@ -28,8 +28,8 @@ from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.gather import gather_windows
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels
-from fastdeconv.kernels.cpu.rows import add_row, zero_row
-from fastdeconv.kernels.cpu.sweep import sweep
+from fastdeconv.kernels.cpu.range_sums import add_ranges
+from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]
@@ -151,20 +151,6 @@ def window_units(
                 )  # fmt: skip
 
 
-_add = sweep(2, 1, 0, lambda vectors, read, _: ([vectors.builder.fadd(*read)], []))
-
-
-@kernel("T[]", "T[]", "int", "int")
-def add_units(lo: int, hi: int, sums: Any, out: Any, ranges: int, units: int) -> None:
-    """Add up the sums of all ranges for one part of the weights."""
-    size = out.size
-    for unit in range(lo, hi):
-        begin, end = size * unit // units, size * (unit + 1) // units
-        add_row(out, begin, sums, begin, out.dtype.type(0), end - begin)
-        for r in range(1, ranges):
-            _add(sums[r * size :], out, out, begin, end - begin)
-
-
 def _declines(g: Geometry) -> str | None:
     if g.dtype not in ("float32", "float64"):
         return f"vector code is for float32 and float64, not {g.dtype}"
@@ -263,8 +249,7 @@ def _bind(g: Geometry) -> Bound:
     units = g.groups * cut.sets * cut.ranges
     compute = window_units.launcher(g.dtype, units, 2 * g.multiplications)
     weights = math.prod(g.weight_shape)
-    parts = max(1, min(_UNITS, weights >> 10))
-    add = add_units.launcher(g.dtype, parts, cut.ranges * weights)
+    add = add_ranges(g.dtype, cut.ranges, weights)
 
     def run(x: Array, gy: Array, gw: Array) -> None:
         if g.batch == 0:
@@ -273,7 +258,7 @@ def _bind(g: Geometry) -> Bound:
         sums = workspace.take("sums", cut.ranges * weights, g.dtype) if cut.ranges > 1 else gw
         compute(x, gy, sums, layout, table, starts, firsts)
         if cut.ranges > 1:
-            add(sums, gw, cut.ranges, parts)
+            add(sums, gw)
             workspace.keep("sums", sums)
 
     shared = cut.ranges * weights * itemsize if cut.ranges > 1 else 0

@@ -28,12 +28,11 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdeconv.kernels.cpu import host, workspace
+from fastdeconv.kernels.cpu import host, stretches, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.columns import to_columns
 from fastdeconv.kernels.cpu.costs import weights_of
-from fastdeconv.kernels.cpu.gather import MOST_APART, gather_stretches
-from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.panels import (
     COLUMNS,
     DEPTH,
@@ -45,6 +44,7 @@ from fastdeconv.kernels.cpu.panels import (
     pieces_of,
 )
 from fastdeconv.kernels.cpu.rows import zero_row
+from fastdeconv.kernels.cpu.stretches import FIELDS, gather_channel, list_sources, list_stretches
 from fastdeconv.kernels.cpu.sweep import part_of
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
@@ -57,23 +57,13 @@ LAYOUT = np.dtype(
         ("blocks", "i8"),  # of those in a group
         ("rows", "i8"),  # input channels of a group
         ("channels", "i8"),  # output channels of a group
-        ("taps", "i8"),
         ("block", "i8"),  # output channels of a panel
         ("tiles", "i8"),  # of a unit, at most
-        ("lanes", "i8"),
-        ("most", "i8"),  # stretches of a unit, at most
         ("near", "i8"),  # tiles whose panels fit the first cache together
-        ("width", "i8"),  # pixels of a tile
-        ("panel", "i8"),  # elements of one
         ("pixels", "i8"),  # of an image
         ("image_tiles", "i8"),
         ("pieces", "i8"),  # of those
-        ("kernel", "i8", (3,)),
-        ("stride", "i8", (3,)),
-        ("padding", "i8", (3,)),
-        ("dilation", "i8", (3,)),
-        ("size", "i8", (3,)),  # of the input
-        ("from_size", "i8", (3,)),  # of the output
+        *FIELDS,
     ]
 )
 
@@ -81,85 +71,6 @@ LAYOUT = np.dtype(
 _PACKED, _PANELS = 64 << 10, 4
 # Few units beside those weights, as each reads all of them.
 _UNITS = min(UNITS, 2 * int(numba.config.NUMBA_NUM_THREADS))
-# Taps of a kernel at most: a panel has rows for all of them.
-_TAPS = 1024
-
-
-@device_function
-def _stretches(table: Any, p: Any, begin: int, end: int) -> int:
-    """List the stretches of rows, none longer than a vector, that some pixels of an image fall into; return how many.
-
-    Rows of the table: where a stretch is in the panels; the index in a plane of the gradient, then on each axis, of its
-    first pixel with the first tap; how many elements of the gradient there are from its first pixel to its last.
-    """
-    size1, size2 = p.size[1], p.size[2]
-    last, at = 0, begin
-    while at < end:
-        row = at // size2
-        i2 = at - row * size2
-        tile = (at - begin) // p.width
-        to = begin + tile * p.width
-        count = min(size2 - i2, min(end, to + p.width) - at)
-        o0, o1 = p.stride[0] * (row // size1) - p.padding[0], p.stride[1] * (row % size1) - p.padding[1]
-        for j in range(0, count, p.lanes):
-            o2 = p.stride[2] * (i2 + j) - p.padding[2]
-            table[0, last] = tile * p.panel + at - to + j
-            table[1, last] = (o0 * p.from_size[1] + o1) * p.from_size[2] + o2
-            table[2, last], table[3, last], table[4, last] = o0, o1, o2
-            table[5, last] = p.stride[2] * (min(p.lanes, count - j) - 1) + 1
-            last += 1
-        at += count
-    return last
-
-
-@device_function
-def _sources(taps: Any, places: Any, masks: Any, table: Any, count: int, p: Any) -> None:
-    """Tell for each tap and stretch where in a plane of the gradient it is, and which of its elements are there.
-
-    Taps by which all pixels have elements share a row of the tables: `taps` has the number of each tap's row, and how
-    much further on its elements are than the row says.
-    """
-    size0, size1, size2 = p.from_size[0], p.from_size[1], p.from_size[2]
-    last = count - 1
-    left, right = table[4, 0], table[4, 0]
-    for i in range(count):
-        places[p.taps, i], masks[p.taps, i] = table[1, i], (1 << table[5, i]) - 1
-        left, right = min(left, table[4, i]), max(right, table[4, i] + table[5, i] - 1)
-    top, bottom = table[3, 0], table[3, last]
-    if table[2, 0] != table[2, last]:
-        top, bottom = -p.padding[1], p.stride[1] * (p.size[1] - 1) - p.padding[1]
-    tap = 0
-    for t0 in range(p.kernel[0]):
-        shift0 = p.dilation[0] * t0
-        slices_there = table[2, 0] + shift0 >= 0 and table[2, last] + shift0 < size0
-        for t1 in range(p.kernel[1]):
-            shift1 = p.dilation[1] * t1
-            rows_there = slices_there and top + shift1 >= 0 and bottom + shift1 < size1
-            for t2 in range(p.kernel[2]):
-                shift2 = p.dilation[2] * t2
-                shift = (shift0 * size1 + shift1) * size2 + shift2
-                if rows_there and left + shift2 >= 0 and right + shift2 < size2:
-                    taps[tap, 0], taps[tap, 1] = p.taps, shift
-                else:
-                    taps[tap, 0], taps[tap, 1] = tap, 0
-                    for i in range(count):
-                        o0, o1, o2 = table[2, i] + shift0, table[3, i] + shift1, table[4, i] + shift2
-                        row_there = o0 >= 0 and o0 < size0 and o1 >= 0 and o1 < size1
-                        stop = min(table[5, i], max(0, size2 - o2)) if row_there else 0
-                        mask = ((1 << stop) - 1) & -(1 << min(max(-o2, 0), 62))
-                        places[tap, i], masks[tap, i] = table[1, i] + shift if mask != 0 else 0, mask
-                tap += 1
-
-
-@device_function
-def _gather(
-    panels: Any, to: int, source: Any, plane: int, ahead: int, p: Any, taps: Any, table: Any, places: Any, masks: Any,
-    count: int,
-) -> None:  # fmt: skip
-    """Gather the rows of one channel, which starts at `plane` in the source, into the panels of all tiles."""
-    for tap in range(p.taps):
-        gather_stretches(panels, to + tap * p.width, source, plane + taps[tap, 1], table, places, masks,
-                      taps[tap, 0] * p.most, count, p.stride[2], ahead)  # fmt: skip
 
 
 @kernel("T[]", "T[]", LAYOUT)
@@ -192,13 +103,13 @@ def product_units(lo: int, hi: int, source: Any, weight: Any, packed: Any, out: 
         image, first, stop = part_of(unit, p.pieces, p.image_tiles)
         begin, end = first * width, min(stop * width, pixels)
         g = image % p.groups
-        count = _stretches(table, p, begin, end)
-        _sources(taps, places, masks, table, count, p)
+        count = list_stretches(table, p, begin, end)
+        list_sources(taps, places, masks, table, count, p)
         for c in range(0, p.channels, p.block):
             some = min(p.block, p.channels - c)
             for i in range(some):
                 ahead = plane if c + i + 1 < p.channels else 0
-                _gather(panels, i * p.taps * width, source, (image * p.channels + c + i) * plane, ahead, p,
+                gather_channel(panels, i * p.taps * width, source, (image * p.channels + c + i) * plane, ahead, p,
                         taps, table, places, masks, count)  # fmt: skip
             at, of = image * p.rows * pixels + begin, c * p.taps
             if packed.size:
@@ -213,12 +124,9 @@ def product_units(lo: int, hi: int, source: Any, weight: Any, packed: Any, out: 
 
 def declines(g: Geometry) -> str | None:
     """Return why panels do not suit a problem, or None."""
-    if g.dtype not in ("float32", "float64"):
-        return f"vector code is for float32 and float64, not {g.dtype}"
-    if g.stride[2] > MOST_APART:
-        return f"serves strides up to {MOST_APART} on the last axis, not {g.stride[2]}"
-    if g.taps > _TAPS:
-        return f"a panel has no room for {g.taps} taps, only for {_TAPS}"
+    reason = stretches.declines(g)
+    if reason is not None:
+        return reason
     least = HEIGHT // 2 if host.lanes(g.dtype) >= HEIGHT else HEIGHT
     if g.group_in < least:
         return f"{g.group_in} input channels a group are too few for the {HEIGHT} rows of a register tile"
@@ -246,25 +154,16 @@ def _cut(g: Geometry) -> _Cut:
     large = math.prod(g.weight_shape) * itemsize > _PACKED and images * tiles >= _PANELS
     packs = g.group_in < HEIGHT or (lanes >= HEIGHT and large)
     units, most = pieces_of(tiles, images, panel * itemsize, _UNITS if packs else UNITS)
-    return _Cut(block, panel, tiles, packs, units, most, _stretches_of(g, most))
-
-
-def _stretches_of(g: Geometry, tiles: int) -> int:
-    """Return into how many stretches some tiles fall at most: their vectors, and the ends of rows within."""
-    width = COLUMNS * host.lanes(g.dtype)
-    return tiles * COLUMNS + (tiles * width // g.input[2] + 1 if g.input[2] % width else 0)
+    return _Cut(block, panel, tiles, packs, units, most, stretches.most_stretches(g, most, width))
 
 
 def counts(g: Geometry) -> dict[str, float]:
     """Count what the kernel does: products, stretches and the vectors read for them, lists of them, register tiles."""
     cut, images, depth = _cut(g), g.batch * g.groups, g.group_out * g.taps
-    stretches, row_blocks = images * depth * _stretches_of(g, cut.tiles), -(-g.group_in // HEIGHT)
-    rows = math.prod(min(g.output[a], g.input[a] * min(g.stride[a], g.kernel[a])) for a in range(2))
+    width, row_blocks = COLUMNS * host.lanes(g.dtype), -(-g.group_in // HEIGHT)
     return {
-        "product": float(images * depth * row_blocks * HEIGHT * cut.tiles * COLUMNS * host.lanes(g.dtype)),
-        "stretch": stretches,
-        "load": stretches * g.stride[2],
-        "gradient": g.batch * g.out_channels * rows * g.output[2],
+        "product": float(images * depth * row_blocks * HEIGHT * cut.tiles * width),
+        **stretches.gathering(g, stretches.most_stretches(g, cut.tiles, width)),
         "list": images * cut.units * g.taps,
         "tile": images * row_blocks * cut.tiles * -(-depth // DEPTH),
         "call": 1,
@@ -280,16 +179,14 @@ def bind(g: Geometry) -> Bound:
     layout = np.zeros(1, LAYOUT)
     for name, value in {
         "groups": g.groups, "step": lanes, "blocks": blocks, "rows": g.group_in, "channels": g.group_out,
-        "taps": g.taps, "block": cut.block, "tiles": cut.most_tiles, "lanes": lanes, "most": cut.most,
-        "near": max(1, NEAR // (cut.panel * itemsize)), "width": width, "panel": cut.panel,
-        "pixels": math.prod(g.input), "image_tiles": cut.tiles, "pieces": cut.units, "kernel": g.kernel,
-        "stride": g.stride, "padding": g.padding, "dilation": g.dilation, "size": g.input, "from_size": g.output,
+        "block": cut.block, "tiles": cut.most_tiles, "most": cut.most, "near": max(1, NEAR // (cut.panel * itemsize)),
+        "width": width, "panel": cut.panel, "pixels": math.prod(g.input), "image_tiles": cut.tiles,
+        "pieces": cut.units, **stretches.fields(g),
     }.items():  # fmt: skip
         layout[name] = value
     units = images * cut.units
     launch = product_units.launcher(g.dtype, units, 2 * g.multiplications)
-    lists = (8 + 2 * g.taps) * cut.most + 2 * g.taps
-    private = (cut.most_tiles * cut.panel + (1 + HEIGHT) * width) * itemsize + 8 * lists
+    private = (cut.most_tiles * cut.panel + (1 + HEIGHT) * width) * itemsize + stretches.list_bytes(g, cut.most)
     nothing = np.empty(0, g.dtype)
     pack = pack_units.launcher(g.dtype, g.groups * blocks, 4 * elements)
 

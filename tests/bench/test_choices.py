@@ -1,5 +1,7 @@
 """``fastdeconv bench choices``: fitted weights, and a short run."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -46,7 +48,8 @@ def test_a_run(monkeypatch, capsys):
     assert main(["bench", "choices", "--pass", "input_grad", "--seconds", "1", "--fit"]) == 0
     out = capsys.readouterr().out
     assert "input_grad: " in out
-    assert "chosen over best 1." in out
+    # How near depends on what else the machine does.
+    assert float(re.search(r"chosen over best (\d+\.\d{3}) ", out)[1]) >= 1
     assert '("direct_tile", "input_grad"): {"' in out
 
 
