@@ -28,7 +28,7 @@ from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.gather import gather_windows
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels
-from fastdeconv.kernels.cpu.range_sums import add_ranges
+from fastdeconv.kernels.cpu.range_sums import by_ranges
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
@@ -248,20 +248,7 @@ def _bind(g: Geometry) -> Bound:
     table, (starts, firsts) = _columns(g), _chunks(g, width)
     units = g.groups * cut.sets * cut.ranges
     compute = window_units.launcher(g.dtype, units, 2 * g.multiplications)
-    weights = math.prod(g.weight_shape)
-    add = add_ranges(g.dtype, cut.ranges, weights)
-
-    def run(x: Array, gy: Array, gw: Array) -> None:
-        if g.batch == 0:
-            gw[:] = 0
-            return
-        sums = workspace.take("sums", cut.ranges * weights, g.dtype) if cut.ranges > 1 else gw
-        compute(x, gy, sums, layout, table, starts, firsts)
-        if cut.ranges > 1:
-            add(sums, gw)
-            workspace.keep("sums", sums)
-
-    shared = cut.ranges * weights * itemsize if cut.ranges > 1 else 0
+    run, shared = by_ranges(g, cut.ranges, compute, layout, table, starts, firsts)
     private = (beside * panel + HEIGHT * width) * itemsize + 24 * width
     return Bound(run, workspace.total(shared, private, units))
 

@@ -26,7 +26,7 @@ from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.direct_dot import tile_height
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.range_sums import add_ranges
+from fastdeconv.kernels.cpu.range_sums import by_ranges
 from fastdeconv.kernels.cpu.rows import copy_padded, zero_row
 from fastdeconv.kernels.cpu.stretches import FIELDS, gather_channel, list_sources, list_stretches
 from fastdeconv.kernels.cpu.tiles import inner_columns, inner_tile
@@ -183,21 +183,9 @@ def _bind(g: Geometry) -> Bound:
         "columns": inner_columns(height), "width": pitch, "most": most, **stretches.fields(g),
     }.items():  # fmt: skip
         layout[name] = value
-    weights, units = math.prod(g.weight_shape), g.groups * cut.sets * cut.ranges
+    units = g.groups * cut.sets * cut.ranges
     compute = row_units.launcher(g.dtype, units, 2 * g.multiplications)
-    add = add_ranges(g.dtype, cut.ranges, weights)
-
-    def run(x: Array, gy: Array, gw: Array) -> None:
-        if g.batch == 0:
-            gw[:] = 0
-            return
-        sums = workspace.take("sums", cut.ranges * weights, g.dtype) if cut.ranges > 1 else gw
-        compute(x, gy, sums, layout)
-        if cut.ranges > 1:
-            add(sums, gw)
-            workspace.keep("sums", sums)
-
-    shared = cut.ranges * weights * itemsize if cut.ranges > 1 else 0
+    run, shared = by_ranges(g, cut.ranges, compute, layout)
     private = (cut.largest * g.taps * pitch + (2 + g.group_in) * lanes) * itemsize + stretches.list_bytes(g, most)
     return Bound(run, workspace.total(shared, private, units))
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from fastdeconv.kernels.cpu import workspace
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.rows import add_row
 from fastdeconv.kernels.cpu.sweep import sweep
+from fastdeconv.kernels.geometry import Geometry
+
+Array = NDArray[Any]
 
 _UNITS = 16
 
@@ -27,12 +33,28 @@ def add_units(lo: int, hi: int, sums: Any, out: Any, ranges: int, units: int) ->
             _add(sums[r * size :], out, out, begin, end - begin)
 
 
-def add_ranges(dtype: str, ranges: int, elements: int) -> Callable[[NDArray[Any], NDArray[Any]], None]:
-    """Return ``add(sums, out)``: ``out[i] = Σ_r sums[r, i]`` for so many elements i, in the order of the ranges r."""
-    units = max(1, min(_UNITS, elements >> 10))
-    launch = add_units.launcher(dtype, units, ranges * elements)
+def by_ranges(
+    g: Geometry, ranges: int, compute: Callable[..., None], *tables: Array
+) -> tuple[Callable[[Array, Array, Array], None], int]:
+    """Return the function of a weight gradient, and the bytes of sums that it takes.
 
-    def add(sums: NDArray[Any], out: NDArray[Any]) -> None:
-        launch(sums, out, ranges, units)
+    ``compute(x, gy, sums, *tables)`` sums each range of pixels; ``sums[r, i]`` are added up for each weight i, in the
+    order of the ranges r. A single range is summed in the result itself.
+    """
+    weights = math.prod(g.weight_shape)
+    elements = ranges * weights if ranges > 1 else 0
+    units = max(1, min(_UNITS, weights >> 10))
+    add = add_units.launcher(g.dtype, units, elements)
 
-    return add
+    def run(x: Array, gy: Array, gw: Array) -> None:
+        if g.batch == 0:
+            gw[:] = 0
+        elif ranges == 1:
+            compute(x, gy, gw, *tables)
+        else:
+            sums = workspace.take("sums", elements, g.dtype)
+            compute(x, gy, sums, *tables)
+            add(sums, gw, ranges, units)
+            workspace.keep("sums", sums)
+
+    return run, elements * np.dtype(g.dtype).itemsize
