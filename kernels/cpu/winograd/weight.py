@@ -256,7 +256,7 @@ def _by_ranges(g: Geometry, group: Group) -> _Part | None:
     work = 2 * multiplications(group) * g.batch * g.in_channels * g.group_out
     multiply = range_units.launcher(g.dtype, units, work)
     finish = kernel_units.launcher(g.dtype, g.groups * int(layout["rows"][0]) // HEIGHT, 8 * units * elements)
-    slots = int(layout["room"][0]) * min(units, int(numba.config.NUMBA_NUM_THREADS))
+    slots = int(layout["room"][0]) * max(1, min(units, int(numba.config.NUMBA_NUM_THREADS)))
 
     def run(array: Array, gradient: Array, out: Array, adding: int) -> None:
         sums, rooms = workspace.take("sums", units * elements, g.dtype), workspace.take("tiles", slots, g.dtype)
