@@ -27,6 +27,7 @@ from fastdeconv.kernels.cpu import (
     direct_rows,
     direct_tile,
     direct_wide_stride,
+    direct_windows,
 )
 from fastdeconv.kernels.cpu.long_kernel import input_grad, weight_grad
 from fastdeconv.kernels.cpu.winograd import products, weight
@@ -46,6 +47,7 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
         direct_wide_stride.FORWARD,
         direct_joint.FORWARD,
         direct_col2im.FORWARD,
+        direct_windows.FORWARD,
         direct_images.FORWARD,
         products.WINOGRAD_FORWARD,
         products.DIRECT_FORWARD,

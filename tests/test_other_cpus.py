@@ -23,6 +23,7 @@ TILES = {
     "direct_images.product_units": "block",
     "direct_panels.product_units": "panel",
     "direct_col2im.window_units": "panel",
+    "direct_windows.window_units": "window",
     "direct_im2col.window_units": "panel",
     "direct_im2row.row_units": "inner",
     "weight.weight_units": "panel",
@@ -30,8 +31,8 @@ TILES = {
     "direct_rows.row_units": "row",
 }
 LARGEST = {
-    512: {"outer": 25, "inner": 24, "product": 24, "panel": 96, "block": 96, "row": 8},
-    256: {"outer": 12, "inner": 12, "product": 12, "panel": 48, "block": 96, "row": 8},
+    512: {"outer": 25, "inner": 24, "product": 24, "panel": 96, "window": 48, "block": 96, "row": 8},
+    256: {"outer": 12, "inner": 12, "product": 12, "panel": 48, "window": 24, "block": 96, "row": 8},
 }
 
 # Cases that between them reach every kernel.

@@ -100,7 +100,15 @@ def test_kernels_prepare_weights_in_a_form_of_their_own():
             got = np.full_like(want, np.nan)
             held.run(x, None, got)
             same(got, want)
-    names = ("direct_tile", "winograd", "direct_product", "direct_blocks", "direct_col2im", "direct_images")
+    names = [
+        "direct_tile",
+        "direct_blocks",
+        "direct_col2im",
+        "direct_images",
+        "direct_windows",
+        "winograd",
+        "direct_product",
+    ]
     assert preparing == {("forward", name) for name in names}
 
 

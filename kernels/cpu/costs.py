@@ -2,9 +2,9 @@
 
 A weight is in multiplications at the peak of all cores. ``python -m bench choices --fit`` fits them to times of random
 float32 problems, and without ``--fit`` tells how far the choice is from the best. With 16 registers they are fitted on
-a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017, 0019), with 32 in one fit on an Intel
-Xeon with AVX-512 and 2 MB of second-level cache a core (0015). Guesses: with 16 those of `winograd` that are "ranged"
-and those of `direct_panels` and `direct_im2row`.
+a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017, 0019), with 32 on an Intel Xeon with
+AVX-512 and 2 MB of second-level cache a core (0015, 0020, 0021). Guesses: with 16 those of `winograd` that are "ranged"
+and those of `direct_panels`, `direct_im2row` and `direct_windows`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
         "product": 2.0, "plane": 29, "gradient": 16, "row": 1900, "weight": 850, "call": 9.1e6,
     },
     ("direct_tile", "forward"): {"product": 1.71, "result": 77, "row": 470, "plane": 66, "weight": 305, "call": 2.5e6},
+    ("direct_windows", "forward"): {
+        "product": 1.4, "stretch": 120, "list": 1500, "tile": 1500, "result": 40, "row": 600, "weight": 330,
+        "call": 2.5e6,
+    },
     ("direct_joint", "forward"): {"product": 1.5, "result": 160, "row": 2300, "plane": 66, "weight": 1600},
     ("direct_tile", "input_grad"): {
         "product": 1.62, "result": 132, "row": 1230, "plane": 91, "line": 1150, "weight": 204, "call": 5e6,
@@ -84,11 +88,11 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_linear", "input_grad"): {"product": 3.0, "tile": 16300, "copy": 31},
     ("direct_linear", "weight_grad"): {"product": 1.49, "piece": 1840, "tile": 5900, "call": 1e6},
     ("direct_blocks", "forward"): {
-        "product": 1.04, "piece": 1840, "tile": 4350, "result": 15.5, "row": 830, "weight": 430,
+        "product": 1.39, "piece": 950, "tile": 3350, "result": 34, "row": 310, "weight": 650,
     },
     ("direct_col2im", "forward"): {
-        "product": 1.09, "piece": 1400, "tile": 7100, "moved": 8.5, "line": 111, "result": 25, "weight": 260,
-        "call": 5.3e6,
+        "product": 1.06, "piece": 1630, "tile": 5340, "moved": 9.8, "line": 270, "result": 33, "row": 26, "weight": 260,
+        "call": 7.3e6,
     },
     ("direct_images", "forward"): {"product": 1.31, "sum": 13.5, "operand": 174, "weight": 68, "call": 1.8e7},
     ("direct_images", "input_grad"): {
@@ -125,10 +129,14 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "product": 2.63, "plane": 23, "gradient": 18, "row": 1040, "weight": 860, "call": 2.2e6,
     },
     ("direct_tile", "forward"): {
-        "product": 1.34, "result": 38, "row": 170, "plane": 59, "line": 1580, "weight": 220, "call": 4e6,
+        "product": 1.41, "result": 38, "row": 229, "plane": 78, "line": 1640, "weight": 266, "call": 4.6e6,
+    },
+    ("direct_windows", "forward"): {
+        "product": 1.28, "stretch": 177, "list": 1690, "tile": 5800, "result": 15, "row": 470, "weight": 165,
+        "call": 5.5e6,
     },
     ("direct_joint", "forward"): {
-        "product": 1.25, "result": 130, "row": 650, "plane": 69, "weight": 1430, "call": 2.9e5,
+        "product": 1.37, "result": 136, "row": 1090, "plane": 85, "weight": 680, "call": 2e5,
     },
     ("direct_tile", "input_grad"): {
         "product": 1.34, "result": 49, "row": 405, "plane": 84, "line": 800, "weight": 290, "call": 2.7e6,

@@ -162,7 +162,7 @@ def _counts(g: Geometry) -> dict[str, float]:
     images = g.batch * g.groups
     return {
         "product": float(images * tiles * height * width * -(-pixels // lanes) * lanes),
-        **stretches.gathering(g, stretches.most_stretches(g, 1, cut.depth) * cut.blocks),
+        **stretches.gathering(g, stretches.most_stretches(g.input[2], 1, cut.depth, lanes) * cut.blocks),
         "list": images * cut.blocks * cut.sets * g.taps,
         "tile": images * tiles * cut.blocks * (1 + (pixels % lanes > 0) / cut.blocks),
         "weight": math.prod(g.weight_shape) * (1 if cut.ranges == 1 else 1 + cut.ranges),
@@ -173,7 +173,7 @@ def _counts(g: Geometry) -> dict[str, float]:
 def _bind(g: Geometry) -> Bound:
     cut, lanes, itemsize = _cut(g), host.lanes(g.dtype), np.dtype(g.dtype).itemsize
     height = tile_height(g.group_in, g.group_out * g.taps)
-    pitch, most = cut.depth + lanes, stretches.most_stretches(g, 1, cut.depth)
+    pitch, most = cut.depth + lanes, stretches.most_stretches(g.input[2], 1, cut.depth, lanes)
     layout = np.zeros(1, LAYOUT)
     for name, value in {
         "groups": g.groups, "rows": g.group_in, "channels": g.group_out, "sets": cut.sets, "largest": cut.largest,
@@ -186,7 +186,7 @@ def _bind(g: Geometry) -> Bound:
     units = g.groups * cut.sets * cut.ranges
     compute = row_units.launcher(g.dtype, units, 2 * g.multiplications)
     run, shared = by_ranges(g, cut.ranges, compute, layout)
-    private = (cut.largest * g.taps * pitch + (2 + g.group_in) * lanes) * itemsize + stretches.list_bytes(g, most)
+    private = (cut.largest * g.taps * pitch + (2 + g.group_in) * lanes) * itemsize + stretches.list_bytes(g.taps, most)
     return Bound(run, workspace.total(shared, private, units))
 
 

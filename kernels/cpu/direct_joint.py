@@ -29,7 +29,7 @@ from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.direct_tile import LAYOUT, RUN, store, tile_products, tile_work
-from fastdeconv.kernels.cpu.jit import kernel
+from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.parts import Part, bind_parts
 from fastdeconv.kernels.cpu.tiles import OUTER_ROWS, outer_columns, outer_tile
 from fastdeconv.kernels.geometry import Axes, Bound, Cost, Geometry, Implementation
@@ -51,37 +51,46 @@ def pack_units(lo: int, hi: int, weight: Any, packed: Any, step: int, channels: 
             packed[at] = weight[unit * step + table[3 * i + 2]] if table[3 * i + 2] >= 0 else 0
 
 
+@device_function
+def _compute_tile(
+    buffer: Any, source: Any, weight: Any, bias: Any, out: Any, p: Any, tap_start: Any, tap_offset: Any, joint: int,
+    g: int, q0: int,
+) -> None:  # fmt: skip
+    """Compute all phases of one tile of pixels of one group, `joint` of them at a time."""
+    height = joint * p.rows
+    depth = height * p.width
+    inner = joint // p.phases[2]
+    pixels = g * p.channels * p.channel_step + p.lead + q0
+    end, first = min(q0 + p.width, p.total), g * p.rows
+    for outer in range(tap_start.size - 1):
+        start = tap_start[outer]
+        taps = tap_start[outer + 1] - start
+        at = (g * p.taps + start) * p.channels * height
+        step = max(1, RUN // max(1, taps))
+        for c in range(0, p.channels, step):
+            outer_tile(height, min(step, p.channels - c), taps, weight, at + c * taps * height,
+                       source, pixels + c * p.channel_step, p.channel_step,
+                       tap_offset, start, buffer, depth if c else 0)  # fmt: skip
+            if c:
+                for i in range(depth):
+                    buffer[i] += buffer[depth + i]
+        for i in range(inner):
+            phase = outer * inner + i
+            store(buffer, i * p.phases[2] * p.rows * p.width, out, bias, p, q0, end, first, first, p.rows,
+                  phase // p.phases[1], phase % p.phases[1], 0, p.phases[2] if taps else 0, False)  # fmt: skip
+
+
 @kernel("T[]", "T[]", "T[]", "T[]", LAYOUT, "int[]", "int[]", "int")
 def joint_units(
     lo: int, hi: int, source: Any, weight: Any, bias: Any, out: Any, layout: Any, tap_start: Any, tap_offset: Any,
     joint: int,
 ) -> None:  # fmt: skip
-    """Compute all phases of one tile of pixels of one group, `joint` of them at a time."""
+    """Compute one tile of pixels of one group."""
     p = layout[0]
-    height = joint * p.rows
-    depth = height * p.width
-    buffer = empty(2 * depth, source.dtype)
-    inner = joint // p.phases[2]
+    buffer = empty(2 * joint * p.rows * p.width, source.dtype)
     for unit in range(lo, hi):
-        g, q0 = unit % p.groups, unit // p.groups * p.width
-        pixels = g * p.channels * p.channel_step + p.lead + q0
-        for outer in range(tap_start.size - 1):
-            start = tap_start[outer]
-            taps = tap_start[outer + 1] - start
-            at = (g * p.taps + start) * p.channels * height
-            step = max(1, RUN // max(1, taps))
-            for c in range(0, p.channels, step):
-                outer_tile(height, min(step, p.channels - c), taps, weight, at + c * taps * height,
-                           source, pixels + c * p.channel_step, p.channel_step,
-                           tap_offset, start, buffer, depth if c else 0)  # fmt: skip
-                if c:
-                    for i in range(depth):
-                        buffer[i] += buffer[depth + i]
-            for i in range(inner):
-                phase = outer * inner + i
-                tile = buffer[i * p.phases[2] * p.rows * p.width :]
-                store(tile, out, bias, p, q0, g * p.rows, p.rows,
-                      phase // p.phases[1], phase % p.phases[1], 0, p.phases[2] if taps else 0, False)  # fmt: skip
+        _compute_tile(buffer, source, weight, bias, out, p, tap_start, tap_offset, joint,
+                      unit % p.groups, unit // p.groups * p.width)  # fmt: skip
 
 
 class _Joint(NamedTuple):

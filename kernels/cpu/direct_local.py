@@ -65,7 +65,8 @@ def input_units(
                 outer_tile(height, p.channels, p.taps, weight, (g * p.blocks + block) * p.channels * p.taps * height,
                            local, p.lead + q0, p.channel_step, tap_offset, 0, tile, 0)  # fmt: skip
                 first = block * height
-                store(tile, gx, no_bias, p, q0, unit * p.rows + first, min(height, p.rows - first), 0, 0, 0, 1, False)
+                store(tile, 0, gx, no_bias, p, q0, min(q0 + p.width, p.total), unit * p.rows + first, 0,
+                      min(height, p.rows - first), 0, 0, 0, 1, False)  # fmt: skip
 
 
 SHARES = np.dtype(

@@ -154,16 +154,17 @@ def _cut(g: Geometry) -> _Cut:
     large = math.prod(g.weight_shape) * itemsize > _PACKED and images * tiles >= _PANELS
     packs = g.group_in < HEIGHT or (lanes >= HEIGHT and large)
     units, most = pieces_of(tiles, images, panel * itemsize, _UNITS if packs else UNITS)
-    return _Cut(block, panel, tiles, packs, units, most, stretches.most_stretches(g, most, width))
+    return _Cut(block, panel, tiles, packs, units, most, stretches.most_stretches(g.input[2], most, width, lanes))
 
 
 def counts(g: Geometry) -> dict[str, float]:
     """Count what the kernel does: products, stretches and the vectors read for them, lists of them, register tiles."""
     cut, images, depth = _cut(g), g.batch * g.groups, g.group_out * g.taps
-    width, row_blocks = COLUMNS * host.lanes(g.dtype), -(-g.group_in // HEIGHT)
+    lanes, row_blocks = host.lanes(g.dtype), -(-g.group_in // HEIGHT)
+    width = COLUMNS * lanes
     return {
         "product": float(images * depth * row_blocks * HEIGHT * cut.tiles * width),
-        **stretches.gathering(g, stretches.most_stretches(g, cut.tiles, width)),
+        **stretches.gathering(g, stretches.most_stretches(g.input[2], cut.tiles, width, lanes)),
         "list": images * cut.units * g.taps,
         "tile": images * row_blocks * cut.tiles * -(-depth // DEPTH),
         "call": 1,
@@ -186,7 +187,7 @@ def bind(g: Geometry) -> Bound:
         layout[name] = value
     units = images * cut.units
     launch = product_units.launcher(g.dtype, units, 2 * g.multiplications)
-    private = (cut.most_tiles * cut.panel + (1 + HEIGHT) * width) * itemsize + stretches.list_bytes(g, cut.most)
+    private = (cut.most_tiles * cut.panel + (1 + HEIGHT) * width) * itemsize + stretches.list_bytes(g.taps, cut.most)
     nothing = np.empty(0, g.dtype)
     pack = pack_units.launcher(g.dtype, g.groups * blocks, 4 * elements)
 

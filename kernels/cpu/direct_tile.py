@@ -72,11 +72,15 @@ _UNITS = 16
 
 
 @device_function
-def store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: int, a0: int, a1: int,
-          first: int, count: int, early: bool) -> None:  # fmt: skip
+def store(
+    tile: Any, at: int, out: Any, bias: Any, p: Any, q0: int, end: int, place: int, channel: int, rows: int,
+    a0: int, a1: int, first: int, count: int, early: bool,
+) -> None:  # fmt: skip
     """Copy the tiles of `count` phases of the last axis to the output, and add the bias; the bias alone if it is 0.
 
-    If it is `early` for that, the output's cache lines are asked for: they come while the tiles are computed.
+    Tiles begin at `at`, their pixels are ``q0 .. end - 1``. Their rows belong to `channel` and those after it, which
+    the first image has in the planes from `place` on. If it is `early`, the output's cache lines are asked for: they
+    come while the tiles are computed.
     """
     pitch0, pitch1, pitch2 = p.pitch[0], p.pitch[1], p.pitch[2]
     size0, size1, size2 = p.size[0], p.size[1], p.size[2]
@@ -88,7 +92,7 @@ def store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: i
     i1 = rest % pitch1
     rest //= pitch1
     i0, n = rest % pitch0, rest // pitch0
-    q, end = q0, min(q0 + width, p.total)
+    q = q0
     while q < end:
         pixels = min(pitch2 - i2, end - q)
         o0 = p.stride[0] * (i0 + p.first[0]) + a0
@@ -96,8 +100,8 @@ def store(tile: Any, out: Any, bias: Any, p: Any, q0: int, channel: int, rows: i
         # Outputs of phase b are at first + b + stride2·i2; those below size2 exist.
         room = size2 - first - i2 * stride2
         if o0 < size0 and o1 < size1 and room > 0:
-            base = (n * p.groups * p.rows + channel) * plane + (o0 * size1 + o1) * size2 + i2 * stride2 + first
-            start = q - q0
+            base = (n * p.groups * p.rows + place) * plane + (o0 * size1 + o1) * size2 + i2 * stride2 + first
+            start = at + q - q0
             for m in range(rows if early else 0):
                 expect_row(out, base + m * plane, min(pixels * stride2, room))
             together = count == stride2 and count <= MOST_INTERLEAVED
@@ -181,7 +185,8 @@ def tile_units(
                                 if c:
                                     for i in range(depth):
                                         buffer[to + i] += buffer[scratch + i]
-                        store(buffer, out, bias, p, q0, channel, rows, a0, a1, first, count, not late)
+                        store(buffer, 0, out, bias, p, q0, min(q0 + p.width, p.total), channel, channel, rows, a0, a1,
+                              first, count, not late)  # fmt: skip
 
 
 def tile_work(height: int) -> float:
@@ -232,7 +237,7 @@ def _bind(g: Geometry, forward: bool) -> Bound:
     rows, channels = (g.group_out, g.group_in) if forward else (g.group_in, g.group_out)
     if forward:
         taps = sorted(frame.taps, key=lambda t: t.phase)
-        tap_start = _starts(taps, _output_phases(frame, g))
+        tap_start = tap_starts(taps, output_phases(frame, g))
     else:
         # The row that no other tap has read comes first, see `outer_sums`.
         taps = sorted(frame.taps, key=lambda t: (t.phase, -t.weight))
@@ -265,12 +270,12 @@ def _bind(g: Geometry, forward: bool) -> Bound:
     return Bound(lambda gy, w, gx: bound.run(gy, w, None, gx), bound.workspace)
 
 
-def _output_phases(frame: frames.Frame, g: Geometry) -> Axes:
+def output_phases(frame: frames.Frame, g: Geometry) -> Axes:
     """Return how many phases the output has on each axis."""
     return tuple(min(s, o) for s, o in zip(frame.stride, g.output))  # type: ignore[return-value]
 
 
-def _starts(taps: list[frames.Tap], phases: Axes) -> frames.Ints:
+def tap_starts(taps: list[frames.Tap], phases: Axes) -> frames.Ints:
     """Return where the taps of each output phase start in the sorted list, and where the last ends."""
     counts = np.zeros(phases, np.int64)
     for tap in taps:
@@ -292,7 +297,7 @@ def _part(
     width = outer_columns(block_rows) * host.lanes(g.dtype)
     plane = frame.plane(width)
     if forward:
-        phases = _output_phases(frame, g)
+        phases = output_phases(frame, g)
         source_phases = [(0, 0, 0)]
         offsets = [-frame.flat(t.shift) for t in taps]
     else:

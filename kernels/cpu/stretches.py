@@ -121,15 +121,14 @@ def declines(g: Geometry) -> str | None:
     return None
 
 
-def most_stretches(g: Geometry, tiles: int, width: int) -> int:
+def most_stretches(length: int, tiles: int, width: int, lanes: int) -> int:
     """Return into how many stretches tiles of so many pixels fall at most: their vectors, and ends of rows within."""
-    lanes = host.lanes(g.dtype)
-    return tiles * -(-width // lanes) + (tiles * width // g.input[2] + 1 if g.input[2] % width else 0)
+    return tiles * -(-width // lanes) + (tiles * width // length + 1 if length % width else 0)
 
 
-def list_bytes(g: Geometry, most: int) -> int:
-    """Return the bytes of the lists of a unit with so many stretches."""
-    return 8 * ((8 + 2 * g.taps) * most + 2 * g.taps)
+def list_bytes(taps: int, most: int) -> int:
+    """Return the bytes of the lists of a unit with so many stretches, and of its taps."""
+    return 8 * ((8 + 2 * taps) * most + 2 * taps)
 
 
 def gathering(g: Geometry, stretches: int) -> dict[str, int]:

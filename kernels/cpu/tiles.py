@@ -6,6 +6,7 @@ register file of the host.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -23,6 +24,8 @@ ROW_COLUMNS = 8  # vectors of a `row_tile`
 PRODUCT_SHAPES = ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4)) if REGISTERS == 32 else ((4, 3), (4, 2), (4, 1), (2, 5))
 # How many of these a `channel_tile` has.
 CHANNEL_SHAPES = 2
+# The same of a `window_tile`, for many rows and for few.
+WINDOW_SHAPES = ((8, 3), (4, 6)) if REGISTERS == 32 else ((4, 3), (2, 5))
 # The same of a `block_tile`.
 BLOCK_SHAPES = ((8, 3), (8, 2), (8, 1)) if REGISTERS == 32 else ((6, 2), (4, 3), (8, 1))
 
@@ -367,9 +370,15 @@ def _panel_sums(
             sums = updated
         return sums
 
+    return _in_turns(builder, depth, terms, [vectors.zero] * (rows * columns), add_terms)
+
+
+def _in_turns(
+    builder: Any, depth: Any, terms: int, sums: list[Any], add_terms: Callable[[Any, int, list[Any]], list[Any]]
+) -> list[Any]:
+    """Emit a loop of ``add_terms(first, count, sums)`` with so many terms in each turn, and one for those left."""
     turns = builder.sdiv(depth, index(terms))
     done = builder.mul(turns, index(terms))
-    sums = [vectors.zero] * (rows * columns)
     sums = loop(builder, turns, sums, lambda i, sums: add_terms(builder.mul(i, index(terms)), terms, sums))
     return loop(builder, builder.sub(depth, done), sums, lambda i, sums: add_terms(builder.add(done, i), 1, sums))
 
@@ -416,6 +425,58 @@ def _channel_tile(vectors: Vectors, arguments: list[Any]) -> None:
         _store_tile(vectors, sums, tile, tile_row, add, columns)
 
     switch(vectors.builder, shape, range(CHANNEL_SHAPES), emit)
+
+
+@intrinsic
+def window_tile(
+    typing_context: Any, shape: Any, depth: Any, left: Any, left_at: Any, panel: Any, panel_at: Any,
+    rows: Any, rows_at: Any, tile: Any, tile_at: Any, add: Any,
+) -> Any:  # fmt: skip
+    """Compute ``tile[m, q] = Σ_k left[k, m] · panel[rows[k] + q]`` over `depth` k, or add it to what is there.
+
+    ``WINDOW_SHAPES[shape]`` tells the rows m, and the vectors that q runs over. Where the panel's rows lie comes from a
+    table, as a sum takes some of them only: that costs one load for all products of a row.
+    """
+    integer = types.int64
+    signature = types.void(integer, integer, left, integer, panel, integer, rows, integer, tile, integer, types.boolean)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        shape, depth, left, left_at, panel, panel_at, rows, rows_at, tile, tile_at, add = arguments
+        types_ = signature.args
+        left_base = pointer(context, builder, types_[2], left, left_at)
+        panel_base = pointer(context, builder, types_[4], panel, panel_at)
+        table = pointer(context, builder, types_[6], rows, rows_at)
+        tile_base = pointer(context, builder, types_[8], tile, tile_at)
+        values = [shape, depth, left_base, panel_base, table, tile_base, builder.zext(add, index(0).type)]
+        call_once_compiled(builder, "window_tile", types_[2].dtype, values, _window_tile)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _window_tile(vectors: Vectors, arguments: list[Any]) -> None:
+    shape, depth, left, panel, table, tile, add = arguments
+    builder, lanes = vectors.builder, vectors.lanes
+
+    def emit(which: int) -> None:
+        rows, columns = WINDOW_SHAPES[which]
+
+        def add_terms(first: Any, count: int, sums: list[Any]) -> list[Any]:
+            there, places = builder.gep(left, [builder.mul(first, index(rows))]), builder.gep(table, [first])
+            for k in range(count):
+                here = builder.gep(panel, [builder.load(builder.gep(places, [index(k)]))])
+                x = [vectors.load(here, index(r * lanes)) for r in range(columns)]
+                updated = []
+                for m in range(rows):
+                    w = vectors.broadcast(there, index(k * rows + m))
+                    updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
+                sums = updated
+            return sums
+
+        sums = _in_turns(builder, depth, 2, [vectors.zero] * (rows * columns), add_terms)
+        _store_tile(vectors, sums, tile, index(columns * lanes), add, columns)
+
+    switch(builder, shape, range(len(WINDOW_SHAPES)), emit)
 
 
 @intrinsic
