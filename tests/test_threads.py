@@ -281,7 +281,7 @@ def test_an_interrupted_call_leaves_the_threads_to_the_next():
             parallel.clear()
             if not call():
                 print("serial ever after interruption", at)
-        print(numba.threading_layer(), at > 10)
+        print(numba.threading_layer(), at > 5)
         """,
         NUMBA_THREADING_LAYER="workqueue",
         NUMBA_NUM_THREADS="2",

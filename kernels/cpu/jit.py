@@ -94,14 +94,21 @@ class Kernel:
         if work < threads.WORTH_STARTING or units < 2:
             return launch
 
+        pieces: dict[int, int] = {}  # units of one, by threads
+        loop = 0
+
         def launch_parallel(*arguments: Any) -> None:
+            nonlocal run, loop
             call = object()
             try:
                 count = min(units, threads.enter(call))
                 if count > 1:
-                    pieces = max(1, min(_PIECES, work // (_PIECE * count)))
-                    piece = max(1, units // (count * pieces))
-                    self.entry(dtype)(shared_loop.loop_address(), count, units, piece, arguments)
+                    piece = pieces.get(count)
+                    if piece is None or run is None:
+                        run, loop = self.entry(dtype), shared_loop.loop_address()
+                        cut = max(1, min(_PIECES, work // (_PIECE * count)))
+                        piece = pieces[count] = max(1, units // (count * cut))
+                    run(loop, count, units, piece, arguments)
                 else:
                     launch(*arguments)
             finally:

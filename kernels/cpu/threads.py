@@ -43,8 +43,10 @@ def enter(call: object) -> int:
     """
     if _unsafe_after_fork:
         return 1
-    count = int(numba.get_num_threads())
-    if count == 1 or numba.threading_layer() != "workqueue":
+    # Numba's own function takes two locks each time to see whether the threads have started: 10 µs after a kernel has
+    # emptied the caches.
+    count = int(_layer._get_num_threads() if _layer._is_initialized else numba.get_num_threads())
+    if count == 1 or _layer._threading_layer != "workqueue":
         return count
     _inside.add(call)
     if len(_inside) == 1:

@@ -22,11 +22,14 @@ def take(slot: str, elements: int, dtype: str) -> NDArray[Any]:
     It is the caller's alone until `keep` gives it back: a signal handler that runs between two kernels of a call, and
     calls in turn, gets another.
     """
-    size = elements * np.dtype(dtype).itemsize
-    buffer: NDArray[np.uint8] | None = _kept.__dict__.pop(slot, None)
-    if buffer is None or buffer.size < size + _ALIGNMENT:
-        buffer = np.empty(size + _ALIGNMENT, np.uint8)
-    return _aligned(buffer, size, dtype)
+    kept: NDArray[Any] | None = _kept.__dict__.pop(slot, None)
+    if kept is None:
+        return new(elements, dtype)
+    if kept.size == elements and kept.dtype == dtype:  # as the last call of this problem left it
+        return kept
+    buffer, size = kept.base, elements * np.dtype(dtype).itemsize
+    assert isinstance(buffer, np.ndarray)
+    return _aligned(buffer, size, dtype) if buffer.size >= size + _ALIGNMENT else new(elements, dtype)
 
 
 def new(elements: int, dtype: str) -> NDArray[Any]:
@@ -50,6 +53,5 @@ def total(shared: int, private: int = 0, units: int = 1) -> int:
 
 def keep(slot: str, vector: NDArray[Any]) -> None:
     """Give back what `take` returned, for the thread's next call."""
-    buffer = vector.base
-    if isinstance(buffer, np.ndarray) and buffer.size <= MOST_KEPT:
-        _kept.__dict__[slot] = buffer
+    if isinstance(vector.base, np.ndarray) and vector.base.size <= MOST_KEPT:
+        _kept.__dict__[slot] = vector
