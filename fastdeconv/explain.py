@@ -102,8 +102,7 @@ def explain(
     mb1ic3ih128iw128oc3oh256ow256kh4kw4sh2sw2ph1pw1
       input (1, 3, 128, 128), weight (3, 3, 4, 4), output (1, 3, 256, 256), float32
       4,681,800 flops, 983,616 bytes, 4.76 flops a byte
-    forward on cpu: direct_tile
-      register tiles of channels × pixels over zero-padded planes, one phase at a time
+    forward on cpu: ...
       each element sums at most 12 products
       takes ... bytes of scratch memory
       not direct_loops: 2359296 multiplications are more than 12000, so vector tiles are faster
@@ -112,11 +111,8 @@ def explain(
       not direct_blocks: serves layers whose kernel is their stride, without padding and output_padding
       not direct_phases: 3 output channels of a group share reads of x better in tiles of channels
       not direct_wide_stride: a stride of 2 along the last axis is too narrow for vectors along it
-      not direct_joint: ...
-      not direct_col2im: ...
-      not winograd: should take as long as ... multiplications, direct_tile as ...
-      not direct_product: a phase has more than one tap
-      not needed: reference
+      ...
+      not needed: ...reference
     """
     passes = passes_of(pass_)
     place = resolve(device, None if weight is None else operand("input", problem))

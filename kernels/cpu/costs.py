@@ -61,8 +61,8 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     },
     ("direct_tile", "forward"): {"product": 1.71, "result": 77, "row": 470, "plane": 66, "weight": 305, "call": 2.5e6},
     ("direct_windows", "forward"): {
-        "product": 1.4, "stretch": 120, "list": 1500, "tile": 1500, "result": 40, "row": 600, "weight": 330,
-        "call": 2.5e6,
+        "product": 1.4, "stretch": 120, "input": 40, "list": 1500, "tile": 1500, "result": 40, "row": 600,
+        "weight": 330, "call": 2.5e6,
     },
     ("direct_joint", "forward"): {"product": 1.5, "result": 160, "row": 2300, "plane": 66, "weight": 1600},
     ("direct_tile", "input_grad"): {
@@ -132,8 +132,8 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "product": 1.41, "result": 38, "row": 229, "plane": 78, "line": 1640, "weight": 266, "call": 4.6e6,
     },
     ("direct_windows", "forward"): {
-        "product": 1.28, "stretch": 177, "list": 1690, "tile": 5800, "result": 15, "row": 470, "weight": 165,
-        "call": 5.5e6,
+        "product": 1.25, "stretch": 138, "input": 29, "list": 4000, "tile": 4700, "result": 16, "row": 518,
+        "weight": 197, "call": 3e6,
     },
     ("direct_joint", "forward"): {
         "product": 1.37, "result": 136, "row": 1090, "plane": 85, "weight": 680, "call": 2e5,

@@ -216,6 +216,7 @@ def _counts(g: Geometry) -> dict[str, float]:
     return {
         "product": float(images * g.group_in * len(cut.frame.taps) * blocks * cut.height * computed),
         "stretch": images * g.group_in * windows * cut.row_chunks * stretches_,
+        "input": math.prod(g.input_shape) * cut.row_chunks,
         "list": images * cut.pieces * cut.row_chunks * windows,
         "tile": images * blocks * cut.tiles * math.prod(cut.phases) * -(-g.group_in // cut.block),
         "result": math.prod(g.output_shape),
