@@ -16,6 +16,7 @@ around x.
 Ladder, measured in docs/decisions/0005-wide-strides.md:
 1. Blocks of the uncropped output.
 2. Blocks that begin at the first output, so that no tile is cut at its start; one output channel only.
+3. Ends of rows stored by masks, not through a buffer; taps of each phase of rows listed once (0019).
 """
 
 from __future__ import annotations
@@ -87,22 +88,22 @@ def phase_tile(
     typing_context: Any, variant: Any, steps: Any, early: Any, early_end: Any, shifts: Any, rest: Any,
     weight: Any, weight_at: Any, step_weight: Any,
     source: Any, source_at: Any, step_source: Any,
-    out: Any, out_at: Any, extra: Any,
+    out: Any, out_at: Any, present: Any, extra: Any,
 ) -> Any:  # fmt: skip
     """Compute ``out[s·q + r] = Σ weight[step_weight[j] + s·t + r] · source[step_source[j] + q - t] + extra``.
 
     j runs over `steps`. t is -1 with the phases from `early` to before `early_end`, runs from 0 over `shifts` with all
-    phases, and is `shifts` with the first `rest` of them.
+    phases, and is `shifts` with the first `rest` of them. Of all outputs the first `present` are written.
     """
     integer = types.int64
     signature = types.void(
         integer, integer, integer, integer, integer, integer, weight, integer, step_weight,
-        source, integer, step_source, out, integer, extra,
+        source, integer, step_source, out, integer, integer, extra,
     )  # fmt: skip
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (variant, steps, early, early_end, shifts, rest, weight, weight_at, step_weight,
-         source, source_at, step_source, out, out_at, extra) = arguments  # fmt: skip
+         source, source_at, step_source, out, out_at, present, extra) = arguments  # fmt: skip
         types_ = signature.args
         vectors = Vectors(builder, types_[6].dtype)
         lanes = vectors.lanes
@@ -152,7 +153,7 @@ def phase_tile(
             for v in range(width):
                 phases = [builder.fadd(sums[r * width + v], addend) for r in range(stride)]
                 for i, value in enumerate(vectors.interleave(phases)):
-                    vectors.store(value, out_base, index((v * stride + i) * lanes))
+                    vectors.store_present(present, value, out_base, index((v * stride + i) * lanes))
 
         switch(builder, variant, range(len(_VARIANTS)), lambda number: emit(*_VARIANTS[number]))
         return context.get_dummy_value()
@@ -176,6 +177,19 @@ def _copy_part(p: Any, x: Any, part: Any, image: int, slices: Any, count: int, l
                 copy_padded(part, at + before, x, row + begin + before, present, p.pitch - before)
 
 
+@device_function
+def _list_taps(starts: Any, taps: Any, shifts: Any, stride: int, kernel: int, dilation: int) -> None:
+    """List the taps that reach rows of each phase of the output, and how far from the row's block their input is."""
+    count = 0
+    for phase in range(stride):
+        starts[phase] = count
+        for k in range(kernel):
+            if (phase - dilation * k) % stride == 0:
+                taps[count], shifts[count] = k, (phase - dilation * k) // stride
+                count += 1
+    starts[stride] = count
+
+
 @kernel("T[]", "T[]", "T[]", "T[]", LAYOUT)
 def phase_units(lo: int, hi: int, x: Any, w: Any, bias: Any, y: Any, layout: Any) -> None:
     """Compute one band of rows and of blocks of one slice of the output of one group, one image."""
@@ -195,6 +209,9 @@ def phase_units(lo: int, hi: int, x: Any, w: Any, bias: Any, y: Any, layout: Any
     slices, taps0 = empty(p.slots, np.int64), empty(p.slots, np.int64)
     most = p.channels * p.slots * p.kernel[1]
     step_weight, step_source = empty(most, np.int64), empty(most, np.int64)
+    row_starts = empty(stride1 + 1, np.int64)
+    row_taps, row_shifts = empty(p.kernel[1], np.int64), empty(p.kernel[1], np.int64)
+    _list_taps(row_starts, row_taps, row_shifts, stride1, p.kernel[1], p.dilation[1])
     for unit in range(lo, hi):
         piece = unit % p.pieces
         left = unit // p.pieces
@@ -218,19 +235,20 @@ def phase_units(lo: int, hi: int, x: Any, w: Any, bias: Any, y: Any, layout: Any
         end_line = min(p.input[1], (end_row - 1 + p.padding[1]) // stride1 + 1)
         image = (n * p.groups + g) * p.channels
         _copy_part(p, x, part, image, slices, count, first_line, max(0, end_line - first_line), begin)
+        row, phase = (first_row + p.padding[1]) // stride1, (first_row + p.padding[1]) % stride1
         for o1 in range(first_row, end_row):
             steps = 0
             for c in range(p.channels):
                 for slot in range(count):
-                    for k1 in range(p.kernel[1]):
-                        distance = o1 + p.padding[1] - p.dilation[1] * k1
-                        if distance < 0:
-                            break
-                        i1 = distance // stride1
-                        if i1 * stride1 == distance and i1 < p.input[1]:
-                            step_weight[steps] = c * taps + (taps0[slot] * p.kernel[1] + k1) * p.kernel[2]
+                    for j in range(row_starts[phase], row_starts[phase + 1]):
+                        i1 = row + row_shifts[j]
+                        if 0 <= i1 < p.input[1]:
+                            step_weight[steps] = c * taps + (taps0[slot] * p.kernel[1] + row_taps[j]) * p.kernel[2]
                             step_source[steps] = ((c * p.slots + slot) * p.lines + i1 - first_line) * p.pitch
                             steps += 1
+            phase += 1
+            if phase == stride1:
+                row, phase = row + 1, 0
             weight_at = g * p.channels * taps + offset
             y_row = (((n * p.groups + g) * size0 + o0) * size1 + o1) * size2
             for number in range(first_tile, end_tile):
@@ -239,14 +257,14 @@ def phase_units(lo: int, hi: int, x: Any, w: Any, bias: Any, y: Any, layout: Any
                     # So many blocks back it ends with the row, and computes some outputs again.
                     back = (o2 + length - size2) // stride2
                     o2, source_at = o2 - back * stride2, source_at - back
-                if o2 + length <= size2 and steps <= run:
+                if steps <= run:
                     phase_tile(p.variant, steps, early, early_end, shifts, rest, w, weight_at, step_weight,
-                               part, source_at, step_source, y, y_row + o2, extra)  # fmt: skip
+                               part, source_at, step_source, y, y_row + o2, size2 - o2, extra)  # fmt: skip
                     continue
                 for j in range(0, max(1, steps), run):
                     phase_tile(p.variant, min(run, steps - j), early, early_end, shifts, rest,
                                w, weight_at, step_weight[j:], part, source_at, step_source[j:],
-                               tile, length if j else 0, y.dtype.type(0))  # fmt: skip
+                               tile, length if j else 0, length, y.dtype.type(0))  # fmt: skip
                     if j:
                         for i in range(length):
                             tile[i] += tile[length + i]

@@ -110,11 +110,9 @@ def row_units(lo: int, hi: int, gy: Any, w: Any, gx: Any, layout: Any, tap_offse
             for m in range(p.rows):
                 to = (((image * p.rows + m) * p.input[0] + i0) * size1 + i1) * size2
                 weight_at = (g * p.rows + m) * p.channels * taps
-                for begin in range(0, size2, p.width):
-                    # The last tile ends with the row, and computes some results again.
-                    q = min(begin, size2 - p.width)
+                for q in range(0, size2, p.width):
                     row_tile(p.columns, p.channels, taps, w, weight_at, part, line * p.line + p.lead + q,
-                             channel_step, tap_offset, gx, to + q)  # fmt: skip
+                             channel_step, tap_offset, gx, to + q, size2 - q)  # fmt: skip
 
 
 class _Lines(NamedTuple):
@@ -136,9 +134,11 @@ def _lines(g: Geometry) -> _Lines:
     lead = max(0, -min(shift for _, shift in shifts))
     after = max(0, *(shift for _, shift in shifts))
     keep = min(-(-g.output[2] // stride), g.input[2] + after)
-    most = min(ROW_COLUMNS, g.input[2] // lanes)
-    columns = min(range(1, most + 1), key=lambda v: (-(-g.input[2] // (v * lanes)) * v, -v), default=0)
-    pitch = lead + max(keep, g.input[2] + after)
+    most = min(ROW_COLUMNS, -(-g.input[2] // lanes))
+    columns = min(range(1, most + 1), key=lambda v: (-(-g.input[2] // (v * lanes)) * v, -v))
+    # Tiles read past the row.
+    read = -(-g.input[2] // (columns * lanes)) * columns * lanes + after
+    pitch = lead + max(keep, read)
     return _Lines(phases, shifts, lead, keep, -(-pitch // lanes) * lanes, columns)
 
 

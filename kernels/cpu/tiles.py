@@ -90,25 +90,26 @@ def row_tile(
     weight: Any, weight_at: Any,
     source: Any, source_at: Any, channel_step: Any,
     tap_offset: Any,
-    out: Any, out_at: Any,
+    out: Any, out_at: Any, present: Any,
 ) -> Any:  # fmt: skip
     """Compute ``out[q] = Σ weight[c, t] · source[c·channel_step + tap_offset[t] + q]`` over c and t, as `outer_tile`.
 
-    q runs over `columns` vectors, at most `ROW_COLUMNS`; weight is packed (c, t).
+    q runs over `columns` vectors, at most `ROW_COLUMNS`, of which the first `present` elements are written; weight is
+    packed (c, t).
     """
     integer = types.int64
     signature = types.void(
-        integer, integer, integer, weight, integer, source, integer, integer, tap_offset, out, integer
+        integer, integer, integer, weight, integer, source, integer, integer, tap_offset, out, integer, integer
     )
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        columns, channels, taps, weight, weight_at, source, source_at, step, offsets, out, out_at = arguments
+        columns, channels, taps, weight, weight_at, source, source_at, step, offsets, out, out_at, present = arguments
         types_ = signature.args
         weight_base = pointer(context, builder, types_[3], weight, weight_at)
         source_base = pointer(context, builder, types_[5], source, source_at)
         offset_base = pointer(context, builder, types_[8], offsets, index(0))
         out_base = pointer(context, builder, types_[9], out, out_at)
-        values = [columns, channels, taps, weight_base, source_base, step, offset_base, out_base]
+        values = [columns, channels, taps, weight_base, source_base, step, offset_base, out_base, present]
         call_once_compiled(builder, "row_tile", types_[3].dtype, values, _row_tile)
         return context.get_dummy_value()
 
@@ -116,12 +117,12 @@ def row_tile(
 
 
 def _row_tile(vectors: Vectors, arguments: list[Any]) -> None:
-    columns, channels, taps, weight, source, step, offsets, out = arguments
+    columns, channels, taps, weight, source, step, offsets, out, present = arguments
 
     def emit(count: int) -> None:
         sums = outer_sums(vectors, 1, channels, taps, weight, source, step, offsets, columns=count)
         for i, value in enumerate(sums):
-            vectors.store(value, out, index(i * vectors.lanes))
+            vectors.store_present(present, value, out, index(i * vectors.lanes))
 
     switch(vectors.builder, columns, range(1, ROW_COLUMNS + 1), emit)
 

@@ -104,6 +104,16 @@ class Vectors:
         else:
             self.store_first(part, value, base, offset)
 
+    def store_present(self, present: Any, value: Any, base: Any, offset: Any) -> None:
+        """Write what is among the first `present` elements from `base` on; whole vectors without a mask."""
+        b = self.builder
+        left = b.sub(present, offset)
+        with b.if_else(b.icmp_signed(">=", left, index(self.lanes))) as (whole, part):
+            with whole:
+                self.store(value, base, offset)
+            with part, b.if_then(b.icmp_signed(">", left, index(0))):
+                self.store_first(left, value, base, offset)
+
     def first(self, count: Any) -> Any:
         """Return which lanes are among the first `count`."""
         lane = ir.VectorType(INDEX, self.lanes)
