@@ -31,7 +31,7 @@ from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.direct_tile import output_phases, store, tap_starts
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.panels import UNITS, pieces_of
-from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED
+from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, zero_row
 from fastdeconv.kernels.cpu.stretches import FIELDS, gather_channel, list_sources, list_stretches
 from fastdeconv.kernels.cpu.sweep import part_of
 from fastdeconv.kernels.cpu.tiles import WINDOW_SHAPES, window_tile
@@ -110,6 +110,8 @@ def window_units(
     """Compute some channels of one piece of the pixels of one group in one image, all phases."""
     p, s = layout[0], windows[0]
     panels = empty(-(-p.image_tiles // p.pieces) * s.panel + s.lanes, x.dtype)
+    # Columns behind the last pixel are multiplied, too: what is there by chance may be slow to multiply.
+    zero_row(panels, 0, panels.size)
     sums = empty(p.sums, x.dtype)
     table = np.empty((6, s.most), np.int64)
     taps = np.empty((s.taps, 2), np.int64)
