@@ -245,8 +245,8 @@ def test_an_interrupted_call_leaves_the_threads_to_the_next():
     """An exception wherever a signal handler can raise one: on entering a function, and after a builtin one."""
     out = run(
         """
-        from fastdeconv.kernels.cpu import jit, threads
-        files, parallel = (jit.__file__, threads.__file__), []
+        from fastdeconv.kernels.cpu import jit, threads, workspace
+        files, parallel = (jit.__file__, threads.__file__, workspace.__file__), []
         entry = jit.Kernel.entry
         def observed(self, dtype):
             compiled = entry(self, dtype)
@@ -281,7 +281,7 @@ def test_an_interrupted_call_leaves_the_threads_to_the_next():
             parallel.clear()
             if not call():
                 print("serial ever after interruption", at)
-        print(numba.threading_layer(), at > 5)
+        print(numba.threading_layer(), at > 10)
         """,
         NUMBA_THREADING_LAYER="workqueue",
         NUMBA_NUM_THREADS="2",
