@@ -337,7 +337,7 @@ def _bind(g: Geometry) -> Bound:
         compute(x, w, no_bias if bias is None else bias, y, layout)
 
     private = (elements(bands, pieces) + 2 * width * stride + 64) * np.dtype(g.dtype).itemsize
-    private += 16 * slots * (1 + g.group_in * g.kernel[1])
+    private += 16 * slots * (1 + g.group_in * g.kernel[1]) + 8 * (g.stride[1] + 1 + 2 * g.kernel[1])
     return Bound(run, workspace.total(0, private, images * bands * pieces))
 
 

@@ -177,7 +177,7 @@ def _declines(g: Geometry) -> str | None:
 
 def _counts(g: Geometry) -> dict[str, float]:
     """Count what the kernel does: products, terms and tiles of rows, lines and their elements."""
-    columns = max(1, _lines(g).columns)
+    columns = _lines(g).columns
     width = columns * host.lanes(g.dtype)
     tiles = math.prod(g.input_shape) // g.input[2] * -(-g.input[2] // width)
     terms = tiles * g.group_out * g.taps
