@@ -141,7 +141,7 @@ def product_units(
             left = ((g * p.blocks + block) * p.taps + pairs[pair]) * p.tap_step
             to = results + pairs[pair + 2] * p.result_step
             multiply_blocks(p, lanes, tiles, at, p.vector_step, images, packed, left, room, to,
-                            pairs[pair + 3] == 0, 0, p.columns, 0, p.depth)  # fmt: skip
+                            pairs[pair + 3] == 0, 0, p.columns, 0, p.depth, left)  # fmt: skip
         for b in range(min(p.block, (p.targets + lanes - 1) // lanes - block * p.block)):
             first = (block * p.block + b) * lanes
             present = min(lanes, p.targets - first)

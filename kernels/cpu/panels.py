@@ -17,6 +17,7 @@ from fastdeconv.kernels.cpu.gather import copy_tile
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import expect_row
 from fastdeconv.kernels.cpu.tiles import (
+    AHEAD,
     BLOCK_SHAPES,
     PRODUCT_SHAPES,
     block_tile,
@@ -24,6 +25,7 @@ from fastdeconv.kernels.cpu.tiles import (
     panel_tile,
     product_tile,
 )
+from fastdeconv.kernels.cpu.vectors import LINE
 from fastdeconv.kernels.geometry import Geometry
 
 HEIGHT, COLUMNS = PRODUCT_SHAPES[0]  # rows, and vectors in a row, of a register tile
@@ -176,26 +178,40 @@ def multiply_packed(
                 if row + HEIGHT <= rows and there == width:
                     for m in range(0 if add else HEIGHT):
                         expect_row(out, target + m * out_row, width)
-                    channel_tile(0, depth, left, at, panels, tile * panel, out, target, out_row, add)
+                    channel_tile(0, depth, left, at, panels, tile * panel, out, target, out_row, add,
+                                 tile * panel)  # fmt: skip
                 else:
-                    channel_tile(0, depth, left, at, panels, tile * panel, edge, 0, width, False)
+                    channel_tile(0, depth, left, at, panels, tile * panel, edge, 0, width, False, tile * panel)
                     _move_edge(edge, width, 0, min(HEIGHT, rows - row), there, out, target, out_row, add)
+
+
+@device_function
+def share_of(number: int, turns: int, elements: int, panels: Any) -> int:
+    """Return how far from the first of so many elements to come the tile of that number fetches its share of them."""
+    share = turns * (AHEAD * LINE // panels.itemsize)
+    first: int = min(number * share, elements - share)
+    return max(0, first)
 
 
 @device_function
 def multiply_blocks(
     p: Any, lanes: int, left: Any, left_at: int, left_step: int, rows: int, panels: Any, panels_at: int,
-    out: Any, out_at: int, add: bool, begin: int, end: int, first: int, last: int,
+    out: Any, out_at: int, add: bool, begin: int, end: int, first: int, last: int, next_at: int,
 ) -> None:  # fmt: skip
     """Multiply rows that lie in blocks of a vector with panels, tile by tile; see `block_tile`.
 
     The record p tells a tile's shape, height and width, and the depth, run of a partial sum and columns of the panels.
-    Only the panels of columns ``begin .. end - 1`` and the terms ``first .. last - 1`` count.
+    Only the panels of columns ``begin .. end - 1`` and the terms ``first .. last - 1`` count. Meanwhile what is
+    multiplied next is fetched from a far cache; after the last panel, that is at `next_at`.
     """
     for c in range(begin, end, p.width):
         for k in range(first, last, p.run):
+            run = min(p.run, last - k)
+            at = panels_at + c * p.depth + k * p.width
+            ahead = at + run * p.width
+            if k + run == last:
+                ahead = panels_at + (c + p.width) * p.depth + first * p.width if c + p.width < end else next_at
             for m in range(0, rows, p.height):
-                block_tile(p.shape, min(p.run, last - k),
-                           left, left_at + k // lanes * left_step + m * lanes, left_step,
-                           panels, panels_at + c * p.depth + k * p.width,
-                           out, out_at + m * p.columns + c, p.columns, add or k > first)  # fmt: skip
+                block_tile(p.shape, run, left, left_at + k // lanes * left_step + m * lanes, left_step, panels, at,
+                           out, out_at + m * p.columns + c, p.columns, add or k > first,
+                           ahead + share_of(m // p.height, run // lanes, run * p.width, panels))  # fmt: skip

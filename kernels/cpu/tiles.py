@@ -30,6 +30,12 @@ WINDOW_SHAPES = ((8, 3), (4, 6)) if REGISTERS == 32 else ((4, 3), (2, 5))
 BLOCK_SHAPES = ((8, 3), (8, 2), (8, 1)) if REGISTERS == 32 else ((6, 2), (4, 3), (8, 1))
 
 
+# Terms in a turn of a `channel_tile`, and lines that it and a `block_tile` fetch in one.
+CHANNEL_TERMS, AHEAD = 4, 4
+# Terms between what a `window_tile` multiplies and the weights that it fetches: a far cache takes as long to answer.
+_FAR = 128
+
+
 def outer_columns(rows: int) -> int:
     """Return the vectors in a row of an `outer_tile`: rows·columns accumulators, columns operands, one broadcast."""
     return min(8, (REGISTERS - 1) // (rows + 1))
@@ -354,12 +360,17 @@ def _panel_tile(vectors: Vectors, arguments: list[Any]) -> None:
 
 def _panel_sums(
     vectors: Vectors, depth: Any, lefts: list[Any], step: int, panel: Any, terms: int,
-    columns: int = PRODUCT_SHAPES[0][1],
+    columns: int = PRODUCT_SHAPES[0][1], expect: Callable[[Any], None] | None = None,
 ) -> list[Any]:  # fmt: skip
-    """Emit a loop with so many terms of a panel's sums in each turn, and one for those left; return the sums."""
+    """Emit a loop with so many terms of a panel's sums in each turn, and one for those left; return the sums.
+
+    What `expect` emits for a turn is called with its number.
+    """
     builder, rows = vectors.builder, len(lefts)
 
     def add_terms(first: Any, count: int, sums: list[Any]) -> list[Any]:
+        if expect is not None and count == terms:
+            expect(builder.sdiv(first, index(terms)))
         here = builder.gep(panel, [builder.mul(first, index(columns * vectors.lanes))])
         there = [builder.gep(each, [builder.mul(first, index(step))]) for each in lefts]
         for k in range(count):
@@ -372,6 +383,14 @@ def _panel_sums(
         return sums
 
     return _in_turns(builder, depth, terms, [vectors.zero] * (rows * columns), add_terms)
+
+
+def _expect_lines(vectors: Vectors, ahead: Any, turn: Any) -> None:
+    """Bring the lines of a turn, which follow those of the turn before, into the second cache."""
+    line = LINE // vectors.bytes
+    first = vectors.builder.gep(ahead, [vectors.builder.mul(turn, index(AHEAD * line))])
+    for i in range(AHEAD):
+        vectors.prefetch(first, index(i * line), level=2)
 
 
 def _in_turns(
@@ -387,24 +406,29 @@ def _in_turns(
 @intrinsic
 def channel_tile(
     typing_context: Any, shape: Any, depth: Any, left: Any, left_at: Any, panel: Any, panel_at: Any,
-    tile: Any, tile_at: Any, tile_row: Any, add: Any,
+    tile: Any, tile_at: Any, tile_row: Any, add: Any, ahead: Any,
 ) -> Any:  # fmt: skip
     """Compute what `panel_tile` does where a row of the left side follows another after `channel_step` elements.
 
     ``tile[m·tile_row + q] = Σ_k left[k·channel_step + m] · panel[k, q]``: vectors of channels multiply a panel.
     ``PRODUCT_SHAPES[shape]`` tells the rows m, and the vectors that q runs over; it is one of the first
-    `CHANNEL_SHAPES`, which have equal rows.
+    `CHANNEL_SHAPES`, which have equal rows. Meanwhile `AHEAD` lines for each `CHANNEL_TERMS` terms, from the element
+    `ahead` of the panel's array on, are brought into the second cache.
     """
     integer = types.int64
-    signature = types.void(integer, integer, left, integer, panel, integer, tile, integer, integer, types.boolean)
+    signature = types.void(
+        integer, integer, left, integer, panel, integer, tile, integer, integer, types.boolean, integer
+    )
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        shape, depth, left, left_at, panel, panel_at, tile, tile_at, tile_row, add = arguments
+        shape, depth, left, left_at, panel, panel_at, tile, tile_at, tile_row, add, ahead = arguments
         types_ = signature.args
         left_base = pointer(context, builder, types_[2], left, left_at)
         panel_base = pointer(context, builder, types_[4], panel, panel_at)
         tile_base = pointer(context, builder, types_[6], tile, tile_at)
-        values = [shape, depth, left_base, panel_base, tile_base, tile_row, builder.zext(add, index(0).type)]
+        ahead_base = pointer(context, builder, types_[4], panel, ahead)
+        flag = builder.zext(add, index(0).type)
+        values = [shape, depth, left_base, panel_base, tile_base, tile_row, flag, ahead_base]
         call_once_compiled(builder, "channel_tile", types_[2].dtype, values, _channel_tile)
         return context.get_dummy_value()
 
@@ -417,12 +441,13 @@ def channel_step(lanes: int) -> int:
 
 
 def _channel_tile(vectors: Vectors, arguments: list[Any]) -> None:
-    shape, depth, left, panel, tile, tile_row, add = arguments
+    shape, depth, left, panel, tile, tile_row, add, ahead = arguments
 
     def emit(which: int) -> None:
         rows, columns = PRODUCT_SHAPES[which]
         lefts = [vectors.builder.gep(left, [index(m)]) for m in range(rows)]
-        sums = _panel_sums(vectors, depth, lefts, channel_step(vectors.lanes), panel, 4, columns)
+        sums = _panel_sums(vectors, depth, lefts, channel_step(vectors.lanes), panel, CHANNEL_TERMS, columns,
+                           lambda turn: _expect_lines(vectors, ahead, turn))  # fmt: skip
         _store_tile(vectors, sums, tile, tile_row, add, columns)
 
     switch(vectors.builder, shape, range(CHANNEL_SHAPES), emit)
@@ -436,7 +461,8 @@ def window_tile(
     """Compute ``tile[m, q] = Σ_k left[k, m] · panel[rows[k] + q]`` over `depth` k, or add it to what is there.
 
     ``WINDOW_SHAPES[shape]`` tells the rows m, and the vectors that q runs over. Where the panel's rows lie comes from a
-    table, as a sum takes some of them only: that costs one load for all products of a row.
+    table, as a sum takes some of them only: that costs one load for all products of a row. What lies behind the left
+    side is brought into the second cache.
     """
     integer = types.int64
     signature = types.void(integer, integer, left, integer, panel, integer, rows, integer, tile, integer, types.boolean)
@@ -464,6 +490,8 @@ def _window_tile(vectors: Vectors, arguments: list[Any]) -> None:
 
         def add_terms(first: Any, count: int, sums: list[Any]) -> list[Any]:
             there, places = builder.gep(left, [builder.mul(first, index(rows))]), builder.gep(table, [first])
+            for at in range(0, count * rows, LINE // vectors.bytes):
+                vectors.prefetch(there, index(_FAR * rows + at), level=2)
             for k in range(count):
                 here = builder.gep(panel, [builder.load(builder.gep(places, [index(k)]))])
                 x = [vectors.load(here, index(r * lanes)) for r in range(columns)]
@@ -484,27 +512,29 @@ def _window_tile(vectors: Vectors, arguments: list[Any]) -> None:
 def block_tile(
     typing_context: Any,
     shape: Any, depth: Any, left: Any, left_at: Any, left_step: Any, panel: Any, panel_at: Any,
-    tile: Any, tile_at: Any, tile_row: Any, add: Any,
+    tile: Any, tile_at: Any, tile_row: Any, add: Any, ahead: Any,
 ) -> Any:  # fmt: skip
     """Compute ``tile[m·tile_row + q] = Σ_k left[k // lanes · left_step + m·lanes + k % lanes] · panel[k, q]``.
 
     ``BLOCK_SHAPES[shape]`` tells the rows m, and the vectors that q runs over; k runs over `depth`, whole vectors. If
     `add`, what is in the tile already is added. Rows on the left are a vector apart, so that places are constants of
-    the loop: 20 instructions for 12 multiply-adds, where `product_tile` takes 24 to 29.
+    the loop: 20 instructions for 12 multiply-adds, where `product_tile` takes 24 to 29. Meanwhile `AHEAD` lines for
+    each vector of k, from the element `ahead` of the panel's array on, are brought into the second cache.
     """
     integer = types.int64
     signature = types.void(
-        integer, integer, left, integer, integer, panel, integer, tile, integer, integer, types.boolean
+        integer, integer, left, integer, integer, panel, integer, tile, integer, integer, types.boolean, integer
     )
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        shape, depth, left, left_at, left_step, panel, panel_at, tile, tile_at, tile_row, add = arguments
+        shape, depth, left, left_at, left_step, panel, panel_at, tile, tile_at, tile_row, add, ahead = arguments
         types_ = signature.args
         left_base = pointer(context, builder, types_[2], left, left_at)
         panel_base = pointer(context, builder, types_[5], panel, panel_at)
         tile_base = pointer(context, builder, types_[7], tile, tile_at)
+        ahead_base = pointer(context, builder, types_[5], panel, ahead)
         flag = builder.zext(add, index(0).type)
-        values = [shape, depth, left_base, left_step, panel_base, tile_base, tile_row, flag]
+        values = [shape, depth, left_base, left_step, panel_base, tile_base, tile_row, flag, ahead_base]
         call_once_compiled(builder, "block_tile", types_[2].dtype, values, _block_tile)
         return context.get_dummy_value()
 
@@ -512,7 +542,7 @@ def block_tile(
 
 
 def _block_tile(vectors: Vectors, arguments: list[Any]) -> None:
-    shape, depth, left, step, panel, tile, tile_row, add = arguments
+    shape, depth, left, step, panel, tile, tile_row, add, ahead = arguments
     builder, lanes = vectors.builder, vectors.lanes
     terms = min(lanes, 8 if REGISTERS == 16 else 4)  # of a turn: more of 24 sums each would go to the stack
 
@@ -523,8 +553,9 @@ def _block_tile(vectors: Vectors, arguments: list[Any]) -> None:
             there = builder.gep(left, [builder.mul(block, step)])
             here = builder.gep(panel, [builder.mul(block, index(lanes * columns * lanes))])
             line = LINE // vectors.bytes
-            for ahead in range(rows * lanes, 2 * rows * lanes, line):
-                vectors.prefetch(there, index(ahead))
+            for at in range(rows * lanes, 2 * rows * lanes, line):
+                vectors.prefetch(there, index(at))
+            _expect_lines(vectors, ahead, block)
 
             def add_terms(turn: Any, sums: list[Any]) -> list[Any]:
                 row = builder.gep(there, [builder.mul(turn, index(terms))])

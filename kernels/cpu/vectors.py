@@ -56,13 +56,13 @@ class Vectors:
         """Write a vector."""
         self.builder.store(value, self._address(base, offset), align=self.bytes)
 
-    def prefetch(self, base: Any, offset: Any, write: bool = False) -> None:
-        """Ask for a cache line that will be read or written soon; an address outside the array does no harm."""
+    def prefetch(self, base: Any, offset: Any, write: bool = False, level: int = 1) -> None:
+        """Ask a cache for a line that will be read or written soon; an address outside the array does no harm."""
         b, flag = self.builder, ir.IntType(32)
         address = b.bitcast(b.gep(base, [offset]), ir.IntType(8).as_pointer())
         function_type = ir.FunctionType(ir.VoidType(), [address.type, flag, flag, flag])
         function = cgutils.get_or_insert_function(b.module, function_type, "llvm.prefetch.p0")
-        b.call(function, [address, ir.Constant(flag, int(write)), ir.Constant(flag, 3), ir.Constant(flag, 1)])
+        b.call(function, [address, ir.Constant(flag, int(write)), ir.Constant(flag, 4 - level), ir.Constant(flag, 1)])
 
     def _masked(self, kind: str, result: Any, *operands: Any) -> Any:
         name = f"llvm.masked.{kind}.v{self.lanes}f{8 * self.bytes}.p0"

@@ -103,7 +103,7 @@ def _add_products(
             gy_at = right_at + c // p.width * right.pack_step
             for i in range(runs):
                 channel_tile(p.shape, run, room, x_at + i * left.width * left.pack, room, gy_at + i * run * right.pack,
-                             sums, sums_at + m * p.pitch + c, p.pitch, add or i > 0)  # fmt: skip
+                             sums, sums_at + m * p.pitch + c, p.pitch, add or i > 0, gy_at)  # fmt: skip
 
 
 @kernel("T[]", "T[]", RANGES, KERNELS, SIDE, SIDE, "int")

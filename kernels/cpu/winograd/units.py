@@ -80,9 +80,11 @@ def multiply(
                 for m in range(rows):
                     zero_row(products, at + m * p.columns, begin)
                     zero_row(products, at + m * p.columns + end, p.columns - end)
+            packed = kernels_at + point * p.pitch + piece * p.depth * p.columns
+            last = (piece + 1) * each == pieces.size
             multiply_blocks(p, q.lanes, tiles, tiles_at + point * q.point_step + pieces[piece * each], q.pack_step,
-                            rows, kernels, kernels_at + point * p.pitch + piece * p.depth * p.columns, products, at,
-                            add, begin, end, pieces[of + 2], pieces[of + 3])  # fmt: skip
+                            rows, kernels, packed, products, at, add, begin, end, pieces[of + 2], pieces[of + 3],
+                            kernels_at + (point + 1) * p.pitch if last else packed + p.depth * p.columns)  # fmt: skip
             add = True
         if not add:
             zero_row(products, at, rows * p.columns)

@@ -39,8 +39,9 @@ from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import Ints, ints, merged
 from fastdeconv.kernels.cpu.jit import kernel
+from fastdeconv.kernels.cpu.panels import share_of
 from fastdeconv.kernels.cpu.rows import zero_row
-from fastdeconv.kernels.cpu.tiles import CHANNEL_SHAPES, PRODUCT_SHAPES, channel_step, channel_tile
+from fastdeconv.kernels.cpu.tiles import CHANNEL_SHAPES, CHANNEL_TERMS, PRODUCT_SHAPES, channel_step, channel_tile
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, combinations, groups, multiplications, plan_counts, too_far
 from fastdeconv.kernels.cpu.winograd.products import RUN
@@ -112,11 +113,17 @@ def weight_units(
             for k in range(0, count, p.run):
                 run = min(p.run, count - k)
                 for c in range(0, columns, p.width):
+                    of = right_at + c // p.width * right.pack_step + k * right.pack
+                    # The panel that is multiplied next: beside this one, of the next tiles, or of the next point.
+                    ahead = of + right.pack_step
+                    if c + p.width >= columns:
+                        ahead = right_at + (k + run) * right.pack if k + run < count else right_at + right.point_step
                     for m in range(top, top + channels, HEIGHT):
                         at = left_at + m // left.pack * left.pack_step + k * left.pack + m % left.pack
                         to = point * p.point_step + (m - top) * p.pitch + c
-                        of = right_at + c // p.width * right.pack_step + k * right.pack
-                        channel_tile(p.shape, run, x, at, gy, of, sums, to, p.pitch, k > 0)  # fmt: skip
+                        channel_tile(p.shape, run, x, at, gy, of, sums, to, p.pitch, k > 0,
+                                     ahead + share_of((m - top) // HEIGHT, run // CHANNEL_TERMS, run * right.pack, gy),
+                                     )  # fmt: skip
         write_kernels(shape, sums, lead, p.pitch, p.point_step, out, g * left.channels + top, channels,
                       right.channels, first, many, adding > 0, planes, lines, kernels, zeros)  # fmt: skip
 
