@@ -12,6 +12,7 @@ from fastdeconv.kernels.cpu.rows import (
     fill_row,
     interleave_rows,
     split_row,
+    split_rows,
 )
 
 BESIDE = 7.0
@@ -25,6 +26,11 @@ def interleave(lo, hi, tile, out, extra, out_step, step, phases, rows, count):
 @kernel("T[]", "T[]", "int", "int", "int", "int", "int")
 def split(lo, hi, row, out, step, stride, wanted, present, count):
     split_row(out, 1, step, row, 0, 64, stride, wanted, present, count)
+
+
+@kernel("T[]", "T[]", "int", "int", "int[]")
+def split_several(lo, hi, row, out, rows, wanted, sizes):
+    split_rows(out, 1, row, 0, rows, wanted, sizes)
 
 
 @kernel("T[]", "T[]", "int", "int", "int", "int")
@@ -42,7 +48,7 @@ def fill(lo, hi, out, count):
     fill_row(out, 1, out.dtype.type(BESIDE + 1), count)
 
 
-for made in (interleave, split, accumulate, copy, fill):
+for made in (interleave, split, split_several, accumulate, copy, fill):
     made._run._cache = NullCache()  # the cache on disk knows the content of the package's sources only
 
 
@@ -63,21 +69,28 @@ def test_phases_are_put_side_by_side(phases, dtype, rows, biased):
         np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("stride", range(1, MOST_INTERLEAVED + 1))
-def test_only_phases_that_are_wanted_are_cut_out(stride, dtype):
+def test_only_phases_that_are_wanted_are_cut_out(stride, dtype, rows):
     step = 64
     for wanted in {1, 1 << (stride - 1), (1 << stride) - 1, 0b10101010 & ((1 << stride) - 1)} - {0}:
         chosen = [r for r in range(stride) if wanted >> r & 1]
         for present, count in ((0, 3), (1, 1), (stride * 5 + 1, 9), (stride * 16, 16), (stride * 40 - 1, 47)):
-            row = np.arange(1, present + 1).astype(dtype)
-            whole = np.zeros(stride * count, dtype)
-            whole[: min(present, whole.size)] = row[: whole.size]
-            expected = np.full((len(chosen), step), BESIDE, dtype)
-            expected[:, 1 : count + 1] = whole.reshape(count, stride).T[chosen]
+            lines = np.arange(1, (rows + 1) * (present + 5) + 1).astype(dtype).reshape(rows + 1, -1)
+            whole = np.zeros((rows, stride * count), dtype)
+            there = min(present, stride * count)
+            whole[:, :there] = lines[:rows, :there]
+            expected = np.full((rows + 1, len(chosen), step), BESIDE, dtype)
+            expected[:rows, :, 1 : count + 1] = whole.reshape(rows, count, stride).transpose(0, 2, 1)[:, chosen]
             out = np.full(expected.size, BESIDE, dtype)
-            split.launcher(dtype, 1, 0)(row, out, step, stride, wanted, present, count)
+            sizes = np.array([step, len(chosen) * step, present + 5, 64, stride, present, count])
+            split_several.launcher(dtype, 1, 0)(lines.reshape(-1), out, rows, wanted, sizes)
             np.testing.assert_array_equal(out, expected.reshape(-1))
+            if rows == 1:
+                alone = np.full(expected[0].size, BESIDE, dtype)
+                split.launcher(dtype, 1, 0)(lines[0, :present], alone, step, stride, wanted, present, count)
+                np.testing.assert_array_equal(alone, expected[0].reshape(-1))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

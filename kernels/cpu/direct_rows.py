@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
+from fastdeconv.kernels.cpu.frame import ints
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.long_kernel.layout import declines, yields
-from fastdeconv.kernels.cpu.rows import AHEAD, MOST_INTERLEAVED, split_row, zero_row
+from fastdeconv.kernels.cpu.rows import AHEAD, MOST_INTERLEAVED, SPLIT, split_rows, zero_row
 from fastdeconv.kernels.cpu.tiles import ROW_COLUMNS, row_tile
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
@@ -42,14 +43,14 @@ LAYOUT = np.dtype(
         ("padding", "i8", (3,)),
         ("dilation", "i8", (3,)),
         ("bands", "i8"),  # of rows
+        ("together", "i8"),  # rows of gx that are computed in one call
         ("lines", "i8"),  # rows of gy that a band reads, those between included
         ("line", "i8"),  # elements of one: all its phases
         ("pitch", "i8"),  # elements of one phase
         ("lead", "i8"),  # zeros before its first
-        ("keep", "i8"),  # elements of it, zeros behind the row's end included
         ("wanted", "i8"),  # a bit for each phase that taps read
-        ("columns", "i8"),  # vectors of a tile
-        ("width", "i8"),  # the same in elements
+        ("width", "i8"),  # elements of a row of a tile
+        ("split", "i8", (len(SPLIT),)),
     ]
 )
 
@@ -58,37 +59,54 @@ _RUN = 2048
 # Bytes of a band's lines: half of a core's second-level cache.
 _CACHED = 256 << 10
 _UNITS = 16
+# Rows of gx that are computed in one call; fewer where they read several lines each, as nothing is read meanwhile.
+_TOGETHER, _APART = 8, 2
 # With more channels of x, reading a line again for each takes longer than tiles of channels do.
 _FEW = 4
 
 
 @device_function
-def _fill_line(p: Any, part: Any, gy: Any, image: int, slice_: int, top: int, line: int) -> None:
-    """Take one line of all channels of a group apart, in each slice that the kernel reads; zeros outside."""
-    o1 = top + line
-    ahead = max(1, AHEAD // p.output[2]) * p.output[2]
-    for c in range(p.channels):
-        for k0 in range(p.kernel[0]):
-            o0 = slice_ + p.dilation[0] * k0
-            at = ((c * p.kernel[0] + k0) * p.lines + line) * p.line
-            if 0 <= o0 < p.output[0] and 0 <= o1 < p.output[1]:
-                row = (((image + c) * p.output[0] + o0) * p.output[1] + o1) * p.output[2]
-                split_row(part, at + p.lead, p.pitch, gy, row, ahead, p.stride[2], p.wanted, p.output[2], p.keep)
-            else:
-                zero_row(part, at, p.line)
+def _fill_lines(
+    p: Any, part: Any, gy: Any, image: int, slice_: int, top: int, reads: Any, begin: int, end: int
+) -> None:  # fmt: skip
+    """Take lines of all channels of a group apart, in each slice that the kernel reads; zeros outside."""
+    size1, size2 = p.output[1], p.output[2]
+    line = begin
+    while line < end:
+        if not reads[line % p.stride[1]]:
+            line += 1
+            continue
+        lines = 1
+        while line + lines < end and reads[(line + lines) % p.stride[1]]:
+            lines += 1
+        # Those above the first row of gy, those in it, and those below its last.
+        above = min(lines, max(0, -(top + line)))
+        inside = max(0, min(lines, size1 - (top + line)) - above)
+        for c in range(p.channels):
+            for k0 in range(p.kernel[0]):
+                o0 = slice_ + p.dilation[0] * k0
+                at = ((c * p.kernel[0] + k0) * p.lines + line) * p.line
+                many = inside if 0 <= o0 < p.output[0] else 0
+                row = (((image + c) * p.output[0] + o0) * size1 + top + line + above) * size2
+                zero_row(part, at, above * p.line)
+                split_rows(part, at + above * p.line + p.lead, gy, row, many, p.wanted, p.split)
+                zero_row(part, at + (above + many) * p.line, (lines - above - many) * p.line)
+        line += lines
 
 
-@kernel("T[]", "T[]", "T[]", LAYOUT, "int[]")
-def row_units(lo: int, hi: int, gy: Any, w: Any, gx: Any, layout: Any, tap_offset: Any) -> None:
-    """Compute one band of rows of one slice of the input gradient of one group, one image."""
+@kernel("T[]", "T[]", "T[]", LAYOUT, "int[]", "int[]")
+def row_units(lo: int, hi: int, gy: Any, w: Any, gx: Any, layout: Any, sizes: Any, reads: Any) -> None:
+    """Compute one band of rows of one slice of the input gradient of one group, one image.
+
+    For `sizes` see `row_tile`; `reads` tells for each row of gy, counted from the first that a row of gx reads, whether
+    that or one after it does.
+    """
     p = layout[0]
     size1, size2 = p.input[1], p.input[2]
-    taps = tap_offset.size
-    channel_step = p.kernel[0] * p.lines * p.line
-    part = empty(p.channels * channel_step, gy.dtype)
+    taps = p.kernel[0] * p.kernel[1] * p.kernel[2]
+    part = empty(p.channels * p.kernel[0] * p.lines * p.line, gy.dtype)
     # Nothing is written to the zeros around.
     zero_row(part, 0, part.size)
-    filled = empty(p.lines, np.int64)
     for unit in range(lo, hi):
         band = unit % p.bands
         left = unit // p.bands
@@ -98,21 +116,17 @@ def row_units(lo: int, hi: int, gy: Any, w: Any, gx: Any, layout: Any, tap_offse
         first, end = size1 * band // p.bands, size1 * (band + 1) // p.bands
         top = p.stride[1] * first - p.padding[1]
         slice_ = p.stride[0] * i0 - p.padding[0]
-        for line in range(p.lines):
-            filled[line] = 0
-        for i1 in range(first, end):
-            line = p.stride[1] * (i1 - first)
-            for k1 in range(p.kernel[1]):
-                reached = line + p.dilation[1] * k1
-                if filled[reached] == 0:
-                    filled[reached] = 1
-                    _fill_line(p, part, gy, image * p.channels, slice_, top, reached)
+        filled = 0
+        for i1 in range(first, end, p.together):
+            rows, line = min(p.together, end - i1), p.stride[1] * (i1 - first)
+            reached = line + p.stride[1] * (rows - 1) + p.dilation[1] * (p.kernel[1] - 1) + 1
+            _fill_lines(p, part, gy, image * p.channels, slice_, top, reads, max(filled, line), reached)
+            filled = reached
             for m in range(p.rows):
                 to = (((image * p.rows + m) * p.input[0] + i0) * size1 + i1) * size2
                 weight_at = (g * p.rows + m) * p.channels * taps
                 for q in range(0, size2, p.width):
-                    row_tile(p.columns, p.channels, taps, w, weight_at, part, line * p.line + p.lead + q,
-                             channel_step, tap_offset, gx, to + q, size2 - q)  # fmt: skip
+                    row_tile(rows, w, weight_at, part, line * p.line + p.lead + q, gx, to + q, size2 - q, sizes)
 
 
 class _Lines(NamedTuple):
@@ -193,26 +207,31 @@ def _bind(g: Geometry) -> Bound:
     lines = _lines(g)
     bands, elements = _bands(g, lines)
     rows = _rows_of_a_band(g, bands)
-    line = len(lines.phases) * lines.pitch
+    line, ahead = len(lines.phases) * lines.pitch, max(1, AHEAD // g.output[2]) * g.output[2]
     layout = np.zeros(1, LAYOUT)
     for name, value in {
         "groups": g.groups, "rows": g.group_in, "channels": g.group_out, "input": g.input, "output": g.output,
         "kernel": g.kernel, "stride": g.stride, "padding": g.padding, "dilation": g.dilation, "bands": bands,
-        "lines": rows, "line": line, "pitch": lines.pitch, "lead": lines.lead, "keep": lines.keep,
-        "wanted": sum(1 << phase for phase in lines.phases), "columns": lines.columns,
+        "together": _TOGETHER if g.stride[1] == 1 else _APART, "lines": rows, "line": line, "pitch": lines.pitch,
+        "lead": lines.lead, "wanted": sum(1 << phase for phase in lines.phases),
         "width": lines.columns * host.lanes(g.dtype),
+        "split": (lines.pitch, line, g.output[2], ahead, g.stride[2], g.output[2], lines.keep),
     }.items():  # fmt: skip
         layout[name] = value
     k0, k1, _ = (np.arange(k) for k in g.kernel)
     along = np.array([phase * lines.pitch + shift for phase, shift in lines.shifts])
     tap_offset = np.add.outer(np.add.outer(k0 * rows * line, g.dilation[1] * k1 * line), along).reshape(-1)
+    sizes = ints([lines.columns, g.group_out, g.taps, g.stride[1] * line, g.kernel[0] * rows * line, g.input[2],
+                  *tap_offset])  # fmt: skip
+    reads = np.zeros(g.stride[1], np.int64)
+    reads[g.dilation[1] * k1 % g.stride[1]] = 1
     units = g.batch * g.groups * g.input[0] * bands
     launch = row_units.launcher(g.dtype, units, 2 * g.multiplications + math.prod(g.output_shape))
 
     def run(gy: Array, w: Array, gx: Array) -> None:
-        launch(gy, w, gx, layout, tap_offset)
+        launch(gy, w, gx, layout, sizes, reads)
 
-    private = elements * np.dtype(g.dtype).itemsize + 8 * rows
+    private = elements * np.dtype(g.dtype).itemsize
     return Bound(run, workspace.total(0, private, units))
 
 

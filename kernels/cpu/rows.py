@@ -25,6 +25,9 @@ from fastdeconv.kernels.cpu.vectors import (
 AHEAD = 1024
 # Rows with more phases than this are cut and put together element by element.
 MOST_INTERLEAVED = 8
+# What `split_rows` is told of all its rows: elements between phases, between rows of one phase, between rows that are
+# cut; how far ahead of these to read; phases; elements of a row, and of one phase of it.
+SPLIT = ("out_step", "out_row", "row_step", "ahead", "stride", "present", "count")
 
 
 def by_vectors(
@@ -162,45 +165,94 @@ def split_row(
 
 def _split_row(vectors: Vectors, arguments: list[Any]) -> None:
     target, step, source, ahead, stride, wanted, present, count = arguments
-    builder, lanes = vectors.builder, vectors.lanes
 
     def emit_stride(phases: int) -> None:
-        holds = [builder.trunc(builder.lshr(wanted, index(r)), ir.IntType(1)) for r in range(phases)]
-        targets = [target]
-        for held in holds[:-1]:
-            targets.append(builder.gep(targets[-1], [builder.select(held, step, index(0))]))
+        _split(vectors, phases, wanted, target, step, source, ahead, present, count)
 
-        def emit(at: Any, part: Any) -> None:
-            first = builder.mul(at, index(phases))
-            places = [builder.add(first, index(v * lanes)) for v in range(phases)]
-            for place in places:
-                vectors.prefetch(source, builder.add(place, ahead))
-            if part is None:
-                values = [vectors.load(source, place) for place in places]
-            else:
-                values = [vectors.load_first(builder.sub(present, place), source, place) for place in places]
-            for r, value in enumerate(vectors.deinterleave(values)):
-                with builder.if_then(holds[r]):
-                    vectors.store_part(part, value, targets[r], at)
+    switch(vectors.builder, stride, range(1, MOST_INTERLEAVED + 1), emit_stride)
 
-        def column(i: Any, carried: list[Any]) -> list[Any]:
-            at = builder.add(reached, i)
-            for r in range(phases):
-                with builder.if_then(holds[r]):
-                    place = builder.add(builder.mul(at, index(phases)), index(r))
-                    there = builder.icmp_signed("<", place, present)
-                    # The row's first element stands for one that it lacks.
-                    value = builder.load(builder.gep(source, [builder.select(there, place, index(0))]))
-                    value = builder.select(there, value, ir.Constant(vectors.element, 0))
-                    builder.store(value, builder.gep(targets[r], [at]))
+
+@intrinsic
+def split_rows(
+    typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any, rows: Any, wanted: Any, sizes: Any
+) -> Any:
+    """Do what `split_row` does with some rows, ``row_at + i·row_step``, whose phases go to ``out_at + i·out_row``.
+
+    `sizes` are the `SPLIT` numbers, in memory: the rest is passed in registers.
+    """
+    integer = types.int64
+    signature = types.void(out, integer, row, integer, integer, integer, sizes)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, row, row_at, rows, wanted, sizes = arguments
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        source = pointer(context, builder, signature.args[2], row, row_at)
+        values = [target, source, rows, wanted, pointer(context, builder, signature.args[6], sizes, index(0))]
+        call_once_compiled(builder, "split_rows", signature.args[0].dtype, values, _split_rows)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _split_rows(vectors: Vectors, arguments: list[Any]) -> None:
+    target, source, rows, wanted, sizes = arguments
+    builder = vectors.builder
+    step, target_row, source_row, ahead, stride, present, count = (
+        builder.load(builder.gep(sizes, [index(i)])) for i in range(len(SPLIT))
+    )
+
+    def emit_stride(phases: int) -> None:
+        def emit_row(i: Any, carried: list[Any]) -> list[Any]:
+            to = builder.gep(target, [builder.mul(i, target_row)])
+            of = builder.gep(source, [builder.mul(i, source_row)])
+            _split(vectors, phases, wanted, to, step, of, ahead, present, count)
             return carried
 
-        # Whole vectors as far as every phase reaches, and the few columns that are left one by one.
-        reached = _of_count(builder, builder.sdiv(present, index(phases)), count)
-        by_vectors(vectors, reached, emit, again=True)
-        loop(builder, builder.sub(count, reached), [], column, unroll=False)
+        loop(builder, rows, [], emit_row, unroll=False)
 
     switch(builder, stride, range(1, MOST_INTERLEAVED + 1), emit_stride)
+
+
+def _split(
+    vectors: Vectors, phases: int, wanted: Any, target: Any, step: Any, source: Any, ahead: Any, present: Any,
+    count: Any,
+) -> None:  # fmt: skip
+    """Emit the copy of one row's phases."""
+    builder, lanes = vectors.builder, vectors.lanes
+    holds = [builder.trunc(builder.lshr(wanted, index(r)), ir.IntType(1)) for r in range(phases)]
+    targets = [target]
+    for held in holds[:-1]:
+        targets.append(builder.gep(targets[-1], [builder.select(held, step, index(0))]))
+
+    def emit(at: Any, part: Any) -> None:
+        first = builder.mul(at, index(phases))
+        places = [builder.add(first, index(v * lanes)) for v in range(phases)]
+        for place in places:
+            vectors.prefetch(source, builder.add(place, ahead))
+        if part is None:
+            values = [vectors.load(source, place) for place in places]
+        else:
+            values = [vectors.load_first(builder.sub(present, place), source, place) for place in places]
+        for r, value in enumerate(vectors.deinterleave(values)):
+            with builder.if_then(holds[r]):
+                vectors.store_part(part, value, targets[r], at)
+
+    def column(i: Any, carried: list[Any]) -> list[Any]:
+        at = builder.add(reached, i)
+        for r in range(phases):
+            with builder.if_then(holds[r]):
+                place = builder.add(builder.mul(at, index(phases)), index(r))
+                there = builder.icmp_signed("<", place, present)
+                # The row's first element stands for one that it lacks.
+                value = builder.load(builder.gep(source, [builder.select(there, place, index(0))]))
+                value = builder.select(there, value, ir.Constant(vectors.element, 0))
+                builder.store(value, builder.gep(targets[r], [at]))
+        return carried
+
+    # Whole vectors as far as every phase reaches, and the few columns that are left one by one.
+    reached = _of_count(builder, builder.sdiv(present, index(phases)), count)
+    by_vectors(vectors, reached, emit, again=True)
+    loop(builder, builder.sub(count, reached), [], column, unroll=False)
 
 
 @intrinsic

@@ -19,6 +19,8 @@ from fastdeconv.kernels.cpu.vectors import LINE, Vectors, call_once_compiled, in
 OUTER_ROWS = 8 if REGISTERS == 32 else 6
 INNER_ROWS = 4 if REGISTERS == 32 else 3
 ROW_COLUMNS = 8  # vectors of a `row_tile`
+# What a `row_tile` is told of all its rows, before the offset of each tap.
+ROW_SIZES = ("columns", "channels", "taps", "source_row", "channel_step", "out_row")
 
 # Rows and vectors in a row of a `product_tile`.
 PRODUCT_SHAPES = ((8, 3), (8, 2), (8, 1), (4, 6), (4, 4)) if REGISTERS == 32 else ((4, 3), (4, 2), (4, 1), (2, 5))
@@ -92,45 +94,52 @@ def _outer_tile(vectors: Vectors, arguments: list[Any]) -> None:
 @intrinsic
 def row_tile(
     typing_context: Any,
-    columns: Any, channels: Any, taps: Any,
-    weight: Any, weight_at: Any,
-    source: Any, source_at: Any, channel_step: Any,
-    tap_offset: Any,
-    out: Any, out_at: Any, present: Any,
+    rows: Any, weight: Any, weight_at: Any, source: Any, source_at: Any, out: Any, out_at: Any, present: Any,
+    sizes: Any,
 ) -> Any:  # fmt: skip
-    """Compute ``out[q] = Σ weight[c, t] · source[c·channel_step + tap_offset[t] + q]`` over c and t, as `outer_tile`.
+    """Compute ``out[i·out_row + q] = Σ weight[c, t] · source[i·source_row + c·channel_step + tap_offset[t] + q]``.
 
-    q runs over `columns` vectors, at most `ROW_COLUMNS`, of which the first `present` elements are written; weight is
-    packed (c, t).
+    Sums run over c, then t, as in `outer_tile`, for each of some rows i: in one call, as one row's sums wait for one
+    another. q runs over `columns` vectors, at most `ROW_COLUMNS`, of which the first `present` elements are written;
+    weight is packed (c, t). `sizes` are the `ROW_SIZES`, then tap_offset, in memory, as passing them takes long.
     """
     integer = types.int64
-    signature = types.void(
-        integer, integer, integer, weight, integer, source, integer, integer, tap_offset, out, integer, integer
-    )
+    signature = types.void(integer, weight, integer, source, integer, out, integer, integer, sizes)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        columns, channels, taps, weight, weight_at, source, source_at, step, offsets, out, out_at, present = arguments
+        rows, weight, weight_at, source, source_at, out, out_at, present, sizes = arguments
         types_ = signature.args
-        weight_base = pointer(context, builder, types_[3], weight, weight_at)
-        source_base = pointer(context, builder, types_[5], source, source_at)
-        offset_base = pointer(context, builder, types_[8], offsets, index(0))
-        out_base = pointer(context, builder, types_[9], out, out_at)
-        values = [columns, channels, taps, weight_base, source_base, step, offset_base, out_base, present]
-        call_once_compiled(builder, "row_tile", types_[3].dtype, values, _row_tile)
+        weight_base = pointer(context, builder, types_[1], weight, weight_at)
+        source_base = pointer(context, builder, types_[3], source, source_at)
+        out_base = pointer(context, builder, types_[5], out, out_at)
+        size_base = pointer(context, builder, types_[8], sizes, index(0))
+        values = [rows, weight_base, source_base, out_base, present, size_base]
+        call_once_compiled(builder, "row_tile", types_[1].dtype, values, _row_tile)
         return context.get_dummy_value()
 
     return signature, generate
 
 
 def _row_tile(vectors: Vectors, arguments: list[Any]) -> None:
-    columns, channels, taps, weight, source, step, offsets, out, present = arguments
+    rows, weight, source, out, present, sizes = arguments
+    builder = vectors.builder
+    columns, channels, taps, source_row, step, out_row = (
+        builder.load(builder.gep(sizes, [index(i)])) for i in range(len(ROW_SIZES))
+    )
+    offsets = builder.gep(sizes, [index(len(ROW_SIZES))])
 
     def emit(count: int) -> None:
-        sums = outer_sums(vectors, 1, channels, taps, weight, source, step, offsets, columns=count)
-        for i, value in enumerate(sums):
-            vectors.store_present(present, value, out, index(i * vectors.lanes))
+        def emit_row(i: Any, carried: list[Any]) -> list[Any]:
+            row = builder.gep(source, [builder.mul(i, source_row)])
+            sums = outer_sums(vectors, 1, channels, taps, weight, row, step, offsets, columns=count)
+            target = builder.gep(out, [builder.mul(i, out_row)])
+            for v, value in enumerate(sums):
+                vectors.store_present(present, value, target, index(v * vectors.lanes))
+            return carried
 
-    switch(vectors.builder, columns, range(1, ROW_COLUMNS + 1), emit)
+        loop(builder, rows, [], emit_row, unroll=False)
+
+    switch(builder, columns, range(1, ROW_COLUMNS + 1), emit)
 
 
 def outer_sums(
