@@ -21,6 +21,12 @@ CUT = {
     "3d_stride_is_kernel": problem((1, 3, 20, 6, 7), (3, 2, 2, 2, 2), stride=2),
 }
 
+LATTICES = {
+    "dilated": problem((1, 5, 41, 23), (5, 4, 3, 3), padding=2, dilation=2),
+    "dilated_rows": problem((2, 3, 37, 11), (3, 2, 3, 2), padding=(5, 0), dilation=(5, 3)),
+    "dilated_stride": problem((1, 2, 29, 17), (2, 3, 3, 3), stride=2, padding=1, dilation=3),
+}
+
 
 def check(implementation, pass_, p):
     a, b = integers(p, pass_)
@@ -54,11 +60,13 @@ def test_bands(name, cached, monkeypatch):
     assert cached != 8000 or any(cut), "no band was cut"
 
 
-@pytest.mark.parametrize("name", ["dcgan", "deblur", "groups", "1d_long", "1d_hifigan", "3d", "3d_vnet", *CUT])
+@pytest.mark.parametrize(
+    "name", ["dcgan", "deblur", "groups", "1d_long", "1d_hifigan", "3d", "3d_vnet", *CUT, *LATTICES]
+)
 @pytest.mark.parametrize("chunk", [0, 1, 20])
 def test_parts_of_tiles(name, chunk, monkeypatch):
     """Made by all threads together where there are no chunks, or chunk by chunk."""
-    p = CUT.get(name) or EDGE_CASES[name]
+    p = CUT.get(name) or LATTICES.get(name) or EDGE_CASES[name]
     for module, constant in ((products, "_TILES"), (weight, "_TILES"), (products, "_PRODUCTS"), (products, "RUN")):
         monkeypatch.setattr(module, constant, 64)
     monkeypatch.setattr(products, "_FEWEST", max(chunk, 1))

@@ -68,6 +68,8 @@ _STORED = 7
 # Enough units to share among threads; each reads all tiles of its range and has memory of its own, so not many more.
 # Sums do not depend on it.
 _UNITS = min(32, 2 * int(numba.config.NUMBA_NUM_THREADS))
+# Channels whose weights are worth a unit to transform.
+_PART = 8
 # A range of fewer tiles would not pay for transforming its weights.
 _RANGE = 512
 # Tiles that a chunk should have, at least and at most: few where all weights stay in the second-level cache beside
@@ -168,9 +170,11 @@ class _Group:
 
     def storing(self, layout: NDArray[np.void]) -> tuple[int, Callable[[Array, Array], None]]:
         """Return the elements of all transformed weights, and what transforms them."""
-        units = self.g.groups * int(layout["blocks"][0])
-        elements = units * self.points * int(layout["pitch"][0])
-        launch = store_units.launcher(self.g.dtype, units, 8 * elements)
+        blocks = self.g.groups * int(layout["blocks"][0])
+        elements = blocks * self.points * int(layout["pitch"][0])
+        channels = self.g.group_in if self.forward else self.g.group_out
+        layout["parts"] = parts = max(1, min(-(-_UNITS // blocks), channels // _PART))
+        launch = store_units.launcher(self.g.dtype, blocks * parts, 8 * elements)
         return elements, lambda w, held: launch(w, held, layout, self.weights)
 
 
@@ -253,7 +257,7 @@ def _strips_of_a_chunk(group: _Group) -> tuple[int, int]:
     if units * -(-group.strips // at_once) >= _threads() and at_once * group.wide <= _LARGE * most:
         return at_once, 0
     p = group.target[0]
-    if group.forward or not group.alone or p["strips"] * p["size"][0] * p["tiles"][0] * p["lattices"][:2].prod() > 1:
+    if group.forward or not group.alone or p["strips"] * p["size"][0] * p["tiles"][0] * p["lattices"][0] > 1:
         return 0, 0
     chunks = 2 * -(-group.image * group.wide // (2 * most))
     at_once = -(-group.image // chunks)

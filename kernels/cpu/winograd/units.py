@@ -27,6 +27,7 @@ BLOCK = np.dtype(
         ("width", "i8"),  # its columns, those of a panel
         ("block", "i8"),  # vectors of channels of a unit
         ("blocks", "i8"),  # units beside each other
+        ("parts", "i8"),  # of a block's weights, for threads
         ("columns", "i8"),  # of a unit, whole panels
         ("depth", "i8"),  # channels that are summed over, of one group, with their phases and padding
         ("run", "i8"),  # of those that a partial sum adds
@@ -45,16 +46,18 @@ BLOCK = np.dtype(
 
 @kernel("T[]", "T[]", BLOCK, KERNELS)
 def store_units(lo: int, hi: int, weight: Any, stored: Any, layout: Any, shape: Any) -> None:
-    """Transform the weights of one block of output channels of one group for all runs to come."""
+    """Transform a part of the weights of one block of output channels of one group for all runs to come."""
     p, w = layout[0], shape[0]
     size = kernel_elements(w)
     kernels, planes, rows = empty(size, weight.dtype), empty(size, weight.dtype), empty(size, weight.dtype)
     for unit in range(lo, hi):
-        g, first = unit // p.blocks, unit % p.blocks * p.block
-        at = unit * w.points[0] * w.points[1] * w.points[2] * p.pitch
+        block, part = unit // p.parts, unit % p.parts
+        g, first = block // p.blocks, block % p.blocks * p.block
+        at = block * w.points[0] * w.points[1] * w.points[2] * p.pitch
         for piece in range(shape.size):
-            transform_kernels(shape[piece], weight, g, first, p.block, stored, at + piece * p.depth * p.columns,
-                              p.depth, p.width, p.pitch, kernels, planes, rows)  # fmt: skip
+            transform_kernels(shape[piece], weight, g, first, p.block, part, p.parts, stored,
+                              at + piece * p.depth * p.columns, p.depth, p.width, p.pitch,
+                              kernels, planes, rows)  # fmt: skip
 
 
 @device_function
@@ -166,7 +169,7 @@ def product_units(
         if stored.size:
             left_at = rest * points * p.pitch
         else:
-            transform_kernels(w, weight, g, first, p.block, room, left_at, p.depth, p.width, p.pitch,
+            transform_kernels(w, weight, g, first, p.block, 0, 1, room, left_at, p.depth, p.width, p.pitch,
                               taps, tap_planes, tap_rows)  # fmt: skip
         if bias.size:
             for c in range(channels):
@@ -187,14 +190,23 @@ def product_units(
 
 @device_function
 def _zero_from(p: Any, t: Any, n: int, g: int, chunk: int, out: Any) -> None:
-    """Zero the rows of an image that a chunk and the next one add to; the first and the last those beyond them too."""
-    rows = p.at_once // t.strips
-    row, height = t.first[1] + chunk * rows * t.hop[1], 2 * rows * t.hop[1]
-    begin = max(0, row) if chunk else 0
-    end = min(row + height, t.size[1]) if chunk + 2 < p.chunks else t.size[1]
-    for c in range(t.channels):
-        plane = ((n * t.groups + g) * t.channels + c) * t.plane
-        zero_row(out, plane + begin * t.size[2], max(0, end - begin) * t.size[2])
+    """Zero the rows of an image that a chunk and the next one add to, and those beyond its lattices."""
+    step, width = t.stride[1], t.size[2]
+    tile, stop = chunk * p.at_once // t.strips, min((chunk + 2) * p.at_once, p.image) // t.strips
+    while tile < stop:
+        first = t.first[1] + tile // t.tiles[1] * t.shift[1]
+        top = tile % t.tiles[1]
+        tiles = min(t.tiles[1] - top, stop - tile)
+        begin = first + top * t.hop[1] if top else first % step
+        end = min(t.size[1], first + (top + tiles) * t.hop[1]) if top + tiles < t.tiles[1] else t.size[1]
+        for c in range(t.channels):
+            plane = ((n * t.groups + g) * t.channels + c) * t.plane
+            if step == 1:
+                zero_row(out, plane + begin * width, max(0, end - begin) * width)
+            else:
+                for row in range(begin, end, step):
+                    zero_row(out, plane + row * width, width)
+        tile += tiles
 
 
 @kernel("T[]", "T[]", "T[]", "T[]", "T[]", BLOCK, SIDE, SIDE, "int[]", "int[]", "int[]", "int", "int", "int", "slot")

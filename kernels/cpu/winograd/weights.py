@@ -83,12 +83,13 @@ def kernel_elements(p: Any) -> int:
 
 @device_function
 def transform_kernels(
-    p: Any, weight: Any, g: int, first: int, many: int, target: Any, target_at: int, depth: int, width: int, pitch: int,
-    kernels: Any, planes: Any, rows: Any,
+    p: Any, weight: Any, g: int, first: int, many: int, part: int, parts: int,
+    target: Any, target_at: int, depth: int, width: int, pitch: int, kernels: Any, planes: Any, rows: Any,
 ) -> None:  # fmt: skip
     """Transform the weights of `many` vectors of rows to (point, panel of `width` columns, depth, column).
 
-    The last three are buffers, with room for `kernel_elements`.
+    Those of one of so many `parts` of the channels that are summed over. The last three are buffers, with room for
+    `kernel_elements`.
     """
     lanes = p.lanes
     k1, k2 = p.kernel[1], p.kernel[2]
@@ -99,7 +100,7 @@ def transform_kernels(
     channels = depth if p.rows_have_phases else depth // phases
     for b in range(many):
         present = max(0, min(lanes, p.rows - (first + b) * lanes))
-        for d in range(channels):
+        for d in range(channels * part // parts, channels * (part + 1) // parts):
             at = g * p.group_step + (first + b) * lanes * p.row_step + d * p.depth_step
             inside = present if d < p.depth else 0
             ahead = at + _AHEAD * p.depth_step
