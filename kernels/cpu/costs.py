@@ -81,7 +81,7 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
 }  # fmt: skip
 
 _REGISTERS_32: dict[tuple[str, str], Weights] = {
-    ("direct_pointwise", "forward"): {"product": 1.85, "result": 31, "call": 2.5e5},
+    ("direct_pointwise", "forward"): {"product": 1.77, "weight": 24.5, "result": 11.8, "call": 3.5e6},
     ("direct_pointwise", "input_grad"): {"product": 2.2, "result": 19},
     ("direct_pointwise", "weight_grad"): {"product": 3.6, "gradient": 3, "call": 8e6},
     ("direct_linear", "forward"): {"product": 1.48, "piece": 1290, "tile": 4240, "call": 2.2e6},
@@ -132,8 +132,8 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "product": 1.41, "result": 38, "row": 229, "plane": 78, "line": 1640, "weight": 266, "call": 4.6e6,
     },
     ("direct_windows", "forward"): {
-        "product": 1.25, "stretch": 138, "input": 29, "list": 4000, "tile": 4700, "result": 16, "row": 518,
-        "weight": 197, "call": 3e6,
+        "product": 1.17, "stretch": 134, "input": 30, "list": 4250, "tile": 3160, "result": 18.5, "row": 384,
+        "weight": 146, "call": 4.6e6,
     },
     ("direct_joint", "forward"): {
         "product": 1.37, "result": 136, "row": 1090, "plane": 85, "weight": 680, "call": 2e5,
