@@ -56,8 +56,9 @@ def tiles_for_arm():
         "outer_tile": [INDEX, INDEX, INDEX, numbers, numbers, INDEX, places, numbers],
         "inner_tile": [INDEX, INDEX, numbers, places, numbers, places, numbers],
         "product_tile": [INDEX, INDEX, numbers, INDEX, INDEX, numbers, INDEX, numbers, INDEX, INDEX],
-        "block_tile": [INDEX, INDEX, numbers, INDEX, numbers, numbers, INDEX, INDEX],
-        "channel_tile": [INDEX, INDEX, numbers, numbers, numbers, INDEX, INDEX],
+        "block_tile": [INDEX, INDEX, numbers, INDEX, numbers, numbers, INDEX, INDEX, numbers],
+        "channel_tile": [INDEX, INDEX, numbers, numbers, numbers, INDEX, INDEX, numbers],
+        "window_tile": [INDEX, INDEX, numbers, numbers, places, numbers, INDEX],
     }.items():
         made = ir.Module()
         function = ir.Function(made, ir.FunctionType(ir.VoidType(), kinds), "calls")

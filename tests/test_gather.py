@@ -5,7 +5,7 @@ import pytest
 from numba.core.caching import NullCache
 
 from fastdeconv.kernels.cpu import host
-from fastdeconv.kernels.cpu.gather import COLUMNS, MOST_APART, copy_tile, gather_stretches, gather_windows
+from fastdeconv.kernels.cpu.gather import COLUMNS, MOST_APART, copy_tile, gather_row, gather_stretches, gather_windows
 from fastdeconv.kernels.cpu.jit import kernel
 
 BESIDE = 7.0
@@ -26,7 +26,12 @@ def gather_all(lo, hi, array, out, places, step, stride, count, whole):
     gather_windows(out, 0, step, array, places, places.size // 2, stride, count, whole > 0)
 
 
-for made in (gather, copy, gather_all):
+@kernel("T[]", "T[]", "int", "int")
+def gather_one(lo, hi, array, out, step, count):
+    gather_row(out, 1, array, 2, step, count)
+
+
+for made in (gather, copy, gather_all, gather_one):
     made._run._cache = NullCache()  # the cache on disk knows the content of the package's sources only
 
 
@@ -90,3 +95,13 @@ def test_windows_of_several_rows(dtype, whole):
         out = np.full(step * count + lanes, BESIDE, dtype)
         gather_all.launcher(dtype, 1, 0)(array, out, places.reshape(-1), step, stride, count, int(whole))
         np.testing.assert_array_equal(out[: step * count].reshape(count, step), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_of_elements_apart(dtype):
+    for step in (1, 2, 9, 64):
+        for count in (0, 1, 3, 4, 7, 8, 17, 32):
+            array = np.arange(2 + step * max(0, count - 1) + 1).astype(dtype)
+            out = np.full(count + 2, BESIDE, dtype)
+            gather_one.launcher(dtype, 1, 0)(array, out, step, count)
+            np.testing.assert_array_equal(out, [BESIDE, *array[2::step][:count], BESIDE])

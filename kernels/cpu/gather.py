@@ -38,6 +38,39 @@ def copy_tile(typing_context: Any, out: Any, out_at: Any, row: Any, row_at: Any,
 
 
 @intrinsic
+def gather_row(typing_context: Any, out: Any, out_at: Any, array: Any, array_at: Any, step: Any, count: Any) -> Any:
+    """Do ``out[out_at + j] = array[array_at + step·j]`` for `count` elements."""
+    integer = types.int64
+    signature = types.void(out, integer, array, integer, integer, integer)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, out_at, array, array_at, step, count = arguments
+        element = signature.args[0].dtype
+        vectors = Vectors(builder, element, part=64 // element.bitwidth)
+        target = pointer(context, builder, signature.args[0], out, out_at)
+        source = pointer(context, builder, signature.args[2], array, array_at)
+
+        def whole(i: Any, carried: list[Any]) -> list[Any]:
+            at = builder.mul(i, index(vectors.lanes))
+            vectors.store(vectors.gather(builder.gep(source, [builder.mul(at, step)]), step), target, at)
+            return carried
+
+        def alone(i: Any, carried: list[Any]) -> list[Any]:
+            at = builder.add(done, i)
+            value = builder.load(builder.gep(source, [builder.mul(at, step)]))
+            builder.store(value, builder.gep(target, [at]))
+            return carried
+
+        blocks = builder.sdiv(count, index(vectors.lanes))
+        done = builder.mul(blocks, index(vectors.lanes))
+        loop(builder, blocks, [], whole, unroll=False)
+        loop(builder, builder.sub(count, done), [], alone, unroll=False)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def gather_stretches(
     typing_context: Any, out: Any, out_at: Any, array: Any, array_at: Any, to: Any, of: Any, masks: Any, at: Any,
     count: Any, stride: Any, ahead: Any,

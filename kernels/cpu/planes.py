@@ -9,9 +9,13 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import workspace
 from fastdeconv.kernels.cpu.frame import PLANES, Bands, Filling
+from fastdeconv.kernels.cpu.gather import gather_row
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import AHEAD, split_row, zero_row
 from fastdeconv.kernels.geometry import Bound, Prepared, Run
+
+# Channels of a block of weights that are packed before the next block's: rows of them lie pages apart.
+_CHANNELS = 8
 
 
 @device_function
@@ -131,22 +135,22 @@ def pack(
     """
     for unit in range(lo, hi):
         g, chunk = unit // chunks, unit % chunks
-        # Channel by channel, so that what lies side by side is read while it is in the cache.
-        for c in range(channels):
+        # A few channels of each block in turn: what lies side by side is read while it is in the cache, and written in
+        # runs of some lines.
+        for first in range(0, channels, _CHANNELS):
             for block in range(blocks * chunk // chunks, blocks * (chunk + 1) // chunks):
                 panel = (g * blocks + block) * channels * total_taps * block_rows
                 present = max(0, min(block_rows, rows - block * block_rows))
-                base = g * group_step + c * channel_step + block * block_rows * row_step
-                for phase in range(tap_start.size - 1):
-                    begin, end = tap_start[phase], tap_start[phase + 1]
-                    at = panel + (begin * channels + c * (end - begin)) * block_rows
-                    for t in range(begin, end):
-                        start = base + tap_index[t]
-                        for m in range(present):
-                            packed[at + m] = weight[start + m * row_step]
-                        for m in range(present, block_rows):
-                            packed[at + m] = 0
-                        at += block_rows
+                for c in range(first, min(first + _CHANNELS, channels)):
+                    base = g * group_step + c * channel_step + block * block_rows * row_step
+                    for phase in range(tap_start.size - 1):
+                        begin, end = tap_start[phase], tap_start[phase + 1]
+                        at = panel + (begin * channels + c * (end - begin)) * block_rows
+                        for t in range(begin, end):
+                            gather_row(packed, at, weight, base + tap_index[t], row_step, present)
+                            for m in range(present, block_rows):
+                                packed[at + m] = 0
+                            at += block_rows
 
 
 def with_packed_weights(

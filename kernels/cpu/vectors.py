@@ -76,6 +76,20 @@ class Vectors:
         address = self._address(base, self._touched(count, offset))
         return self._masked("load", self.type, address, align, self.first(count), self.zero)
 
+    def gather(self, base: Any, step: Any) -> Any:
+        """Read elements that lie `step` apart; there should not be more lanes than addresses fit a register."""
+        b = self.builder
+        numbers = ir.VectorType(INDEX, self.lanes)
+        lanes = ir.Constant(numbers, [i * self.bytes for i in range(self.lanes)])
+        places = b.add(self.splat(b.ptrtoint(base, INDEX), numbers), b.mul(lanes, self.splat(step, numbers)))
+        pointers = b.inttoptr(places, ir.VectorType(self.element.as_pointer(), self.lanes))
+        name = f"llvm.masked.gather.v{self.lanes}f{8 * self.bytes}.v{self.lanes}p0"
+        flags = ir.VectorType(ir.IntType(1), self.lanes)
+        align = ir.Constant(ir.IntType(32), self.bytes)
+        operands = [pointers, align, ir.Constant(flags, [True] * self.lanes), self.zero]
+        function_type = ir.FunctionType(self.type, [operand.type for operand in operands])
+        return b.call(cgutils.get_or_insert_function(b.module, function_type, name), operands)
+
     def load_masked(self, mask: Any, base: Any, first: int) -> Any:
         """Read the elements from `first` on whose bits in the mask are set; the others are zero."""
         b = self.builder
