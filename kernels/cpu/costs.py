@@ -81,20 +81,22 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
 }  # fmt: skip
 
 _REGISTERS_32: dict[tuple[str, str], Weights] = {
-    ("direct_pointwise", "forward"): {"product": 1.77, "weight": 24.5, "result": 11.8, "call": 3.5e6},
+    ("direct_pointwise", "forward"): {"product": 1.82, "weight": 32, "result": 2.65, "call": 4.5e6},
     ("direct_pointwise", "input_grad"): {"product": 2.2, "result": 19},
     ("direct_pointwise", "weight_grad"): {"product": 3.6, "gradient": 3, "call": 8e6},
     ("direct_linear", "forward"): {"product": 1.48, "piece": 1290, "tile": 4240, "call": 2.2e6},
     ("direct_linear", "input_grad"): {"product": 3.0, "tile": 16300, "copy": 31},
     ("direct_linear", "weight_grad"): {"product": 1.49, "piece": 1840, "tile": 5900, "call": 1e6},
     ("direct_blocks", "forward"): {
-        "product": 1.39, "piece": 950, "tile": 3350, "result": 34, "row": 310, "weight": 650,
+        "product": 1.26, "piece": 869, "result": 32, "row": 299, "weight": 186, "call": 3.8e6,
     },
     ("direct_col2im", "forward"): {
-        "product": 1.06, "piece": 1630, "tile": 5340, "moved": 9.8, "line": 270, "result": 33, "row": 26, "weight": 260,
-        "call": 7.3e6,
+        "product": 1.01, "piece": 1210, "tile": 5720, "moved": 9, "line": 71, "result": 26, "row": 329, "weight": 186,
+        "call": 7.4e6,
     },
-    ("direct_images", "forward"): {"product": 1.31, "sum": 13.5, "operand": 174, "weight": 68, "call": 1.8e7},
+    ("direct_images", "forward"): {
+        "product": 1.3, "sum": 5.65, "operand": 177, "result": 56, "weight": 49, "call": 8e6,
+    },
     ("direct_images", "input_grad"): {
         "product": 1.39, "sum": 7.2, "operand": 204, "result": 33, "weight": 32, "call": 7.4e6,
     },
@@ -103,8 +105,9 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     },
     ("direct_rows", "input_grad"): {"product": 3.1, "term": 52, "tile": 230, "line": 90, "gradient": 35},
     ("winograd", "forward"): {
-        "product": 1.62, "operand": 33, "result": 25, "weight": 61, "row": 1420, "apart": 1140, "launch": 5.1e6,
-        "many_products": 1.51, "many_operands": 34, "many_results": 26, "many_weights": 95, "many_strips": 45000,
+        "product": 1.48, "operand": 25, "result": 27, "weight": 50, "strip": 12000, "row": 495, "apart": 141,
+        "many_products": 1.45, "many_operands": 30, "many_results": 28, "many_weights": 97, "many_strips": 9090,
+        "launch": 4.6e6,
     },
     ("winograd", "input_grad"): {
         "product": 1.65, "operand": 26, "result": 62, "weight": 67, "strip": 13000, "launch": 7e6,
@@ -117,7 +120,7 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "ranged_many_weights": 92, "ranged_many_strips": 12000,
     },
     ("direct_product", "forward"): {
-        "product": 1.35, "operand": 45, "result": 53, "weight": 110, "strip": 8400, "launch": 8.4e6,
+        "product": 1.21, "operand": 50, "result": 45, "weight": 132, "strip": 11100, "launch": 1e7,
     },
     ("direct_product", "input_grad"): {
         "product": 1.34, "operand": 80, "result": 55, "weight": 330, "strip": 6300, "launch": 4.8e6,
@@ -129,15 +132,13 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "product": 2.63, "plane": 23, "gradient": 18, "row": 1040, "weight": 860, "call": 2.2e6,
     },
     ("direct_tile", "forward"): {
-        "product": 1.41, "result": 38, "row": 229, "plane": 78, "line": 1640, "weight": 266, "call": 4.6e6,
+        "product": 1.31, "result": 31, "row": 214, "plane": 61, "line": 1770, "weight": 137, "call": 7.7e6,
     },
     ("direct_windows", "forward"): {
-        "product": 1.17, "stretch": 134, "input": 30, "list": 4250, "tile": 3160, "result": 18.5, "row": 384,
-        "weight": 146, "call": 4.6e6,
+        "product": 1.15, "stretch": 125, "input": 28, "list": 4020, "tile": 2780, "result": 20, "row": 370,
+        "weight": 98, "call": 1.9e6,
     },
-    ("direct_joint", "forward"): {
-        "product": 1.37, "result": 136, "row": 1090, "plane": 85, "weight": 680, "call": 2e5,
-    },
+    ("direct_joint", "forward"): {"product": 1.24, "result": 32, "row": 878, "plane": 75, "weight": 719},
     ("direct_tile", "input_grad"): {
         "product": 1.34, "result": 49, "row": 405, "plane": 84, "line": 800, "weight": 290, "call": 2.7e6,
     },
