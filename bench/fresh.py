@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdeconv.bench.contenders import CONTENDERS
-from fastdeconv.bench.contenders.base import Contender
+from fastdeconv.bench.contenders.base import Contender, UnsupportedError
 from fastdeconv.bench.operands import Operands, TimedPass, piece
 from fastdeconv.bench.timing import interleaved
 from fastdeconv.kernels.cpu import warm
@@ -101,7 +101,10 @@ def child(task: str, imported: float, name: str, pass_: TimedPass, threads: str,
     operands = [Operands(Problem.parse(descriptor)) for descriptor in descriptors]
     start = time.perf_counter()
     contender = kind(int(threads))
-    found = TASKS[task](contender, pass_, *operands)
+    try:
+        found = TASKS[task](contender, pass_, *operands)
+    except UnsupportedError as error:
+        sys.exit(str(error))
     print(json.dumps(found | {"import": imported, "all": time.perf_counter() - start}))
 
 
