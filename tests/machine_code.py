@@ -47,7 +47,7 @@ def tiles_for_arm():
     platform.machine = lambda: "aarch64"
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    from fastdeconv.kernels.cpu import tiles
+    from fastdeconv.kernels.cpu import product_tiles, tiles
     from fastdeconv.kernels.cpu.vectors import INDEX, call_once_compiled
 
     machine = llvm.Target.from_triple("aarch64-unknown-linux-gnu").create_target_machine(cpu="neoverse-n1", opt=3)
@@ -63,7 +63,8 @@ def tiles_for_arm():
         made = ir.Module()
         function = ir.Function(made, ir.FunctionType(ir.VoidType(), kinds), "calls")
         builder = ir.IRBuilder(function.append_basic_block())
-        call_once_compiled(builder, name, types.float32, list(function.args), getattr(tiles, f"_{name}"))
+        emit = getattr(tiles if hasattr(tiles, name) else product_tiles, f"_{name}")
+        call_once_compiled(builder, name, types.float32, list(function.args), emit)
         builder.ret_void()
         module = llvm.parse_assembly(re.sub(r"(?m)^target triple = .*$", "", str(made)))
         module.triple, module.data_layout = machine.triple, str(machine.target_data)

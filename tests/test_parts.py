@@ -21,7 +21,13 @@ CUT = {
     "3d_stride_is_kernel": problem((1, 3, 20, 6, 7), (3, 2, 2, 2, 2), stride=2),
 }
 
+BESIDE = 4096  # elements before a result and behind it, each with this value
+
+# What is computed by chunks whose first rows may lie above the array, or in lattices.
 LATTICES = {
+    "above": problem((2, 3, 24, 11), (3, 2, 9, 9)),
+    "above_lattices": problem((2, 8, 41, 120), (8, 8, 9, 3), stride=(3, 1), dilation=(4, 1)),
+    "above_products": problem((2, 8, 40, 120), (8, 8, 5, 1), stride=(5, 1), dilation=(4, 1)),
     "dilated": problem((1, 5, 41, 23), (5, 4, 3, 3), padding=2, dilation=2),
     "dilated_rows": problem((2, 3, 37, 11), (3, 2, 3, 2), padding=(5, 0), dilation=(5, 3)),
     "dilated_stride": problem((1, 2, 29, 17), (2, 3, 3, 3), stride=2, padding=1, dilation=3),
@@ -30,9 +36,14 @@ LATTICES = {
 
 def check(implementation, pass_, p):
     a, b = integers(p, pass_)
-    got = poisoned(p, pass_)
+    empty = poisoned(p, pass_)
+    room = np.full(empty.size + 2 * BESIDE, BESIDE, p.dtype)
+    got = room[BESIDE:-BESIDE].reshape(empty.shape)
+    got[...] = empty
     bias = (np.arange(p.out_channels, dtype=p.dtype),) if pass_ == "forward" else ()
     implementation.bind(geometry_of(p))(a.ravel(), b.ravel(), *bias, got.reshape(-1))
+    for side in (room[:BESIDE], room[-BESIDE:]):
+        assert (side == BESIDE).all(), f"{pass_} {implementation.name} {p} wrote beside its result"
     want = oracle(p, pass_, a, b)
     if bias:
         want = want + bias[0].reshape(-1, *[1] * p.ndim)
@@ -73,6 +84,15 @@ def test_parts_of_tiles(name, chunk, monkeypatch):
     monkeypatch.setattr(products, "_CHUNK", 1)
     monkeypatch.setattr(products, "_LARGE", 10**6 if chunk else 0)
     monkeypatch.setattr(products, "_WEIGHTS", 10**6)
+    for pass_, implementation in IMPLEMENTATIONS:
+        if implementation.name in ("winograd", "direct_product") and declines(implementation, pass_, p) is None:
+            check(implementation, pass_, p)
+
+
+@pytest.mark.parametrize("name", LATTICES)
+def test_chunks_of_one_image(name):
+    """With the sizes that are used: a chunk's first rows may lie above the array, or belong to one lattice only."""
+    p = LATTICES[name]
     for pass_, implementation in IMPLEMENTATIONS:
         if implementation.name in ("winograd", "direct_product") and declines(implementation, pass_, p) is None:
             check(implementation, pass_, p)

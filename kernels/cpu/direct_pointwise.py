@@ -24,9 +24,10 @@ from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.direct_dot import collect
 from fastdeconv.kernels.cpu.jit import kernel
+from fastdeconv.kernels.cpu.product_tiles import PRODUCT_SHAPES, product_tile
 from fastdeconv.kernels.cpu.rows import fill_row
 from fastdeconv.kernels.cpu.sweep import part_of
-from fastdeconv.kernels.cpu.tiles import INNER_ROWS, PRODUCT_SHAPES, inner_columns, inner_tile, product_tile
+from fastdeconv.kernels.cpu.tiles import INNER_ROWS, inner_columns, inner_tile
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]

@@ -31,10 +31,10 @@ from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.direct_tile import output_phases, store, tap_starts
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.panels import UNITS, pieces_of
+from fastdeconv.kernels.cpu.product_tiles import WINDOW_SHAPES, window_tile
 from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, zero_row
 from fastdeconv.kernels.cpu.stretches import FIELDS, gather_channel, list_sources, list_stretches
 from fastdeconv.kernels.cpu.sweep import part_of
-from fastdeconv.kernels.cpu.tiles import WINDOW_SHAPES, window_tile
 from fastdeconv.kernels.geometry import Axes, Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]

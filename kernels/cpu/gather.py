@@ -7,7 +7,7 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES
+from fastdeconv.kernels.cpu.product_tiles import PRODUCT_SHAPES
 from fastdeconv.kernels.cpu.vectors import LINE, Vectors, call_once_compiled, index, loop, pointer, switch
 
 COLUMNS = PRODUCT_SHAPES[0][1]  # vectors

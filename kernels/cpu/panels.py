@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import frame, host, planes
 from fastdeconv.kernels.cpu.gather import copy_tile
 from fastdeconv.kernels.cpu.jit import device_function
-from fastdeconv.kernels.cpu.rows import expect_row
-from fastdeconv.kernels.cpu.tiles import (
+from fastdeconv.kernels.cpu.product_tiles import (
     AHEAD,
     BLOCK_SHAPES,
     PRODUCT_SHAPES,
@@ -25,6 +24,7 @@ from fastdeconv.kernels.cpu.tiles import (
     panel_tile,
     product_tile,
 )
+from fastdeconv.kernels.cpu.rows import expect_row
 from fastdeconv.kernels.cpu.vectors import LINE
 from fastdeconv.kernels.geometry import Geometry
 

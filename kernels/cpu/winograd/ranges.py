@@ -13,8 +13,8 @@ import numpy as np
 
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
+from fastdeconv.kernels.cpu.product_tiles import PRODUCT_SHAPES, channel_tile
 from fastdeconv.kernels.cpu.rows import accumulate_rows, zero_row
-from fastdeconv.kernels.cpu.tiles import PRODUCT_SHAPES, channel_tile
 from fastdeconv.kernels.cpu.winograd.sums import write_kernels
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE, transform_strip
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements

@@ -197,7 +197,9 @@ def _zero_from(p: Any, t: Any, n: int, g: int, chunk: int, out: Any) -> None:
         first = t.first[1] + tile // t.tiles[1] * t.shift[1]
         top = tile % t.tiles[1]
         tiles = min(t.tiles[1] - top, stop - tile)
-        begin = first + top * t.hop[1] if top else first % step
+        begin = first + top * t.hop[1]
+        if top == 0 or begin < 0:
+            begin = first % step
         end = min(t.size[1], first + (top + tiles) * t.hop[1]) if top + tiles < t.tiles[1] else t.size[1]
         for c in range(t.channels):
             plane = ((n * t.groups + g) * t.channels + c) * t.plane

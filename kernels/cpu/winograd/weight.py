@@ -40,8 +40,14 @@ from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.frame import Ints, ints, merged
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.panels import share_of
+from fastdeconv.kernels.cpu.product_tiles import (
+    CHANNEL_SHAPES,
+    CHANNEL_TERMS,
+    PRODUCT_SHAPES,
+    channel_step,
+    channel_tile,
+)
 from fastdeconv.kernels.cpu.rows import zero_row
-from fastdeconv.kernels.cpu.tiles import CHANNEL_SHAPES, CHANNEL_TERMS, PRODUCT_SHAPES, channel_step, channel_tile
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
 from fastdeconv.kernels.cpu.winograd.axes import Group, combinations, groups, multiplications, plan_counts, too_far
 from fastdeconv.kernels.cpu.winograd.products import RUN
