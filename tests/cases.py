@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -383,8 +384,23 @@ def call(p: Problem, pass_: Pass, a: Array, b: Array, algorithm: str | None = No
     return getattr(fd.grad, f"conv_transpose{p.ndim}d_weight")(a, p.weight_shape, b, **keywords)
 
 
+# Elements before a result and behind it that nothing may write to.
+_BESIDE = 2048
+
+
 def poisoned(p: Problem, pass_: Pass) -> Array:
-    """Return an array for a pass's result, full of NaN (of the largest integer, for integers)."""
+    """Return an array for a result, full of NaN (of the largest integer, for integers), as is what lies beside it."""
     shape = operand_shapes(p, pass_)[2]
     dtype = np.dtype(p.dtype)
-    return np.full(shape, np.nan if dtype.kind in "fc" else np.iinfo(dtype).max, dtype)
+    poison = np.nan if dtype.kind in "fc" else np.iinfo(dtype).max
+    room = np.full(math.prod(shape) + 2 * _BESIDE, poison, dtype)
+    return room[_BESIDE:-_BESIDE].reshape(shape)
+
+
+def assert_alone(result: Array) -> None:
+    """Assert that nothing beside a result from `poisoned` has been written."""
+    room = result.base
+    assert room is not None
+    beside = np.concatenate([room[:_BESIDE], room[-_BESIDE:]])
+    kept = np.isnan(beside) if beside.dtype.kind in "fc" else beside == np.iinfo(beside.dtype).max
+    assert kept.all(), f"{np.count_nonzero(~kept)} elements beside the result were written"

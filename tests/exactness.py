@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-from cases import EDGE_CASES, IMPLEMENTATIONS, call, declines, integers, oracle
+from cases import EDGE_CASES, IMPLEMENTATIONS, assert_alone, call, declines, integers, oracle, poisoned
 
 from fastdeconv.kernels.cpu import host
 
@@ -20,8 +20,9 @@ def check(names, dtypes):
                 if not implementation.name.startswith(("direct", "winograd")) or declines(implementation, pass_, p):
                     continue
                 a, b = integers(p, pass_)
-                got = call(p, pass_, a, b, implementation.name)
+                got = call(p, pass_, a, b, implementation.name, out=poisoned(p, pass_))
                 np.testing.assert_array_equal(got, oracle(p, pass_, a, b), f"{pass_} {implementation.name} {p}")
+                assert_alone(got)
 
 
 if __name__ == "__main__":

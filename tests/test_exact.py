@@ -5,7 +5,19 @@ from functools import cache
 
 import numpy as np
 import pytest
-from cases import CASES, EDGE_CASES, FEWER, IMPLEMENTATIONS, call, declines, integers, oracle, poisoned, runs
+from cases import (
+    CASES,
+    EDGE_CASES,
+    FEWER,
+    IMPLEMENTATIONS,
+    assert_alone,
+    call,
+    declines,
+    integers,
+    oracle,
+    poisoned,
+    runs,
+)
 
 from fastdeconv.dispatch import geometry_of
 from fastdeconv.kernels.cpu import frame
@@ -26,11 +38,13 @@ def check(p, pass_, algorithm):
     a, b, want = exact_case(p, pass_)
     got = call(p, pass_, a, b, algorithm, out=poisoned(p, pass_))
     np.testing.assert_array_equal(got, want, f"{pass_} {algorithm} {p}")
+    assert_alone(got)
     if pass_ == "forward":
         bias = np.arange(p.out_channels).astype(p.dtype) * 3 - 7
         got = call(p, pass_, a, b, algorithm, bias=bias, out=poisoned(p, pass_))
         want = want + bias.reshape(-1, *[1] * p.ndim)
         np.testing.assert_array_equal(got, want, f"{pass_} {algorithm} with bias {p}")
+        assert_alone(got)
 
 
 def in_dtype(dtype, cases=CASES):
@@ -95,3 +109,4 @@ def test_batches_taken_in_parts(pass_, algorithm, p, monkeypatch):
     operands = (a.ravel(), b.ravel(), None) if pass_ == "forward" else (a.ravel(), b.ravel())
     implementation.bind(geometry_of(p))(*operands, got.reshape(-1))
     np.testing.assert_array_equal(got, oracle(p, pass_, a, b), f"{pass_} {algorithm} {p}")
+    assert_alone(got)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import IMPLEMENTATIONS, call, declines, integers, oracle, poisoned
+from cases import IMPLEMENTATIONS, assert_alone, call, declines, integers, oracle, poisoned
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +53,7 @@ def test_every_implementation_is_exact(p, seed, case):
     a, b = integers(p, pass_, seed=seed)
     got = call(p, pass_, a, b, implementation.name, out=poisoned(p, pass_))
     np.testing.assert_array_equal(got, oracle(p, pass_, a, b), f"{pass_} {implementation.name} {p}")
+    assert_alone(got)
 
 
 @pytest.mark.quick
