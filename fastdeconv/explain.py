@@ -110,8 +110,8 @@ def explain(
       not direct_linear: serves inputs of one pixel whose taps fill the output
       not direct_blocks: serves layers whose kernel is their stride, without padding and output_padding
       not direct_phases: 3 output channels of a group share reads of x better in tiles of channels
-      not direct_wide_stride: a stride of 2 along the last axis is too narrow for vectors along it
-      not ...reference
+      not direct_wide_stride: a stride of 2 along the last axis is too narrow for vectors along it...
+      not needed: ...reference
     """
     passes = passes_of(pass_)
     place = resolve(device, None if weight is None else operand("input", problem))

@@ -46,7 +46,6 @@ LAYOUT = np.dtype(
         ("together", "i8"),  # rows of gx that are computed in one call
         ("lines", "i8"),  # rows of gy that a band reads, those between included
         ("line", "i8"),  # elements of one: all its phases
-        ("pitch", "i8"),  # elements of one phase
         ("lead", "i8"),  # zeros before its first
         ("wanted", "i8"),  # a bit for each phase that taps read
         ("width", "i8"),  # elements of a row of a tile
@@ -212,7 +211,7 @@ def _bind(g: Geometry) -> Bound:
     for name, value in {
         "groups": g.groups, "rows": g.group_in, "channels": g.group_out, "input": g.input, "output": g.output,
         "kernel": g.kernel, "stride": g.stride, "padding": g.padding, "dilation": g.dilation, "bands": bands,
-        "together": _TOGETHER if g.stride[1] == 1 else _APART, "lines": rows, "line": line, "pitch": lines.pitch,
+        "together": _TOGETHER if g.stride[1] == 1 else _APART, "lines": rows, "line": line,
         "lead": lines.lead, "wanted": sum(1 << phase for phase in lines.phases),
         "width": lines.columns * host.lanes(g.dtype),
         "split": (lines.pitch, line, g.output[2], ahead, g.stride[2], g.output[2], lines.keep),

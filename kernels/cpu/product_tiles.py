@@ -76,11 +76,7 @@ def _product_tile(vectors: Vectors, arguments: list[Any]) -> None:
             at = builder.mul(k, right_step)
             x = [vectors.load(right, builder.add(at, index(r * lanes))) for r in range(columns)]
             here = builder.mul(k, step)
-            updated = []
-            for m in range(rows):
-                w = vectors.broadcast(lefts[m], here)
-                updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
-            return updated
+            return vectors.add_products(((each, here) for each in lefts), x, sums)
 
         sums = loop(builder, depth, [vectors.zero] * (rows * columns), body)
         _store_tile(vectors, sums, tile, tile_row, add, columns)
@@ -168,11 +164,7 @@ def _panel_sums(
         there = [builder.gep(each, [builder.mul(first, index(step))]) for each in lefts]
         for k in range(count):
             x = [vectors.load(here, index((k * columns + r) * vectors.lanes)) for r in range(columns)]
-            updated = []
-            for m in range(rows):
-                w = vectors.broadcast(there[m], index(k * step))
-                updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
-            sums = updated
+            sums = vectors.add_products(((each, index(k * step)) for each in there), x, sums)
         return sums
 
     return _in_turns(builder, depth, terms, [vectors.zero] * (rows * columns), add_terms)
@@ -288,11 +280,7 @@ def _window_tile(vectors: Vectors, arguments: list[Any]) -> None:
             for k in range(count):
                 here = builder.gep(panel, [builder.load(builder.gep(places, [index(k)]))])
                 x = [vectors.load(here, index(r * lanes)) for r in range(columns)]
-                updated = []
-                for m in range(rows):
-                    w = vectors.broadcast(there, index(k * rows + m))
-                    updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
-                sums = updated
+                sums = vectors.add_products(((there, index(k * rows + m)) for m in range(rows)), x, sums)
             return sums
 
         sums = _in_turns(builder, depth, 2, [vectors.zero] * (rows * columns), add_terms)
@@ -355,11 +343,7 @@ def _block_tile(vectors: Vectors, arguments: list[Any]) -> None:
                 right = builder.gep(here, [builder.mul(turn, index(terms * columns * lanes))])
                 for k in range(terms):
                     x = [vectors.load(right, index((k * columns + r) * lanes)) for r in range(columns)]
-                    updated = []
-                    for m in range(rows):
-                        w = vectors.broadcast(row, index(m * lanes + k))
-                        updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
-                    sums = updated
+                    sums = vectors.add_products(((row, index(m * lanes + k)) for m in range(rows)), x, sums)
                 return sums
 
             return (

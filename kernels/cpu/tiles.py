@@ -152,11 +152,7 @@ def outer_sums(
             pixels = builder.gep(channel, [builder.load(builder.gep(offsets, [t]))])
             x = [vectors.load(pixels, index(r * vectors.lanes)) for r in range(columns)]
             at = builder.mul(t, index(rows))
-            updated = []
-            for m in range(rows):
-                w = vectors.broadcast(panel, builder.add(at, index(m)))
-                updated += [vectors.multiply_add(w, x[r], sums[m * columns + r]) for r in range(columns)]
-            return updated
+            return vectors.add_products(((panel, builder.add(at, index(m))) for m in range(rows)), x, sums)
 
         return loop(builder, taps, sums, tap_body)
 

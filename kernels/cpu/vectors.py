@@ -6,7 +6,7 @@ rows one element at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -201,6 +201,17 @@ class Vectors:
             self.builder.module, ir.FunctionType(self.type, [self.type] * 3), name
         )
         return self.builder.call(function, [a, b, c])
+
+    def add_products(self, weights: Iterable[tuple[Any, Any]], x: list[Any], sums: list[Any]) -> list[Any]:
+        """Return the sums of a register tile, row by row, with each row's weight times every vector of `x` added.
+
+        A weight is told by where it is read, a base and an offset.
+        """
+        updated: list[Any] = []
+        for base, offset in weights:
+            w, row = self.broadcast(base, offset), sums[len(updated) : len(updated) + len(x)]
+            updated += [self.multiply_add(w, value, total) for value, total in zip(x, row)]
+        return updated
 
     def sums(self, vectors: list[Any]) -> Any:
         """Return a vector whose lane i is the sum of the lanes of ``vectors[i]``; at most as many as there are lanes.
