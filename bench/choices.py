@@ -1,7 +1,8 @@
 """How far the choice of kernels is from the best one, on random problems, and the weights that would bring it closer.
 
 Every implementation that serves a problem is timed. The weights of `fastdeconv.kernels.cpu.costs` are fitted to those
-times: least squares of relative errors, none of them negative.
+times: least squares of relative errors, none of them negative. With channels last, they are those of the kernels that
+take arrays so: the others take as long as with channels first, and for copies of the arrays.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fastdeconv.bench.peak import flops_per_second
-from fastdeconv.dispatch import TABLES, geometry_of, plan
+from fastdeconv.dispatch import TABLES, geometry_of, plan, table_of
 from fastdeconv.kernels.geometry import Geometry, Implementation
 from fastdeconv.problem import Pass, Problem
 
@@ -50,7 +51,7 @@ class Timed(NamedTuple):
         return self.seconds[self.chosen] / min(self.seconds.values())
 
 
-def draw(rng: np.random.Generator, least: float) -> Problem | None:
+def draw(rng: np.random.Generator, least: float, channels_last: bool = False) -> Problem | None:
     """Return a random problem of at least so many operations, or None if what came out is not or is too large."""
     ndim = int(rng.choice([1, 2, 2, 2, 3]))
     stride = int(rng.choice([1, 1, 2, 2, 2, 3, 4]))
@@ -68,7 +69,7 @@ def draw(rng: np.random.Generator, least: float) -> Problem | None:
     try:
         problem = Problem.from_shapes(
             (batch, channels[0], *(side,) * ndim), (channels[0], channels[1] // groups, *(kernel,) * ndim), ndim=ndim,
-            stride=stride, padding=padding, groups=groups,
+            stride=stride, padding=padding, groups=groups, channels_last=channels_last,
         )  # fmt: skip
     except ValueError:
         return None
@@ -102,7 +103,8 @@ def measure(problem: Problem, pass_: Pass, rng: np.random.Generator) -> Timed | 
 def serving(problem: Problem, pass_: Pass) -> list[Implementation]:
     """Return the implementations for problems of any size that serve this one."""
     geometry = geometry_of(problem)
-    return [i for i in TABLES["cpu", pass_] if i.name not in _ASIDE and i.declines(geometry) is None]
+    table = table_of("cpu", pass_, problem.ndim, channels_last=problem.channels_last)
+    return [i for i in table if i.name not in _ASIDE and i.declines(geometry) is None]
 
 
 def fit(rows: list[tuple[dict[str, float], float]]) -> tuple[dict[str, float], float]:
@@ -152,10 +154,10 @@ def _report(timed: list[Timed], pass_: Pass) -> None:
         print(f"{chosen:<20} {best:<20} {len(found):8} {np.exp(np.log(found).mean()):5.2f} {max(found):6.2f}")
 
 
-def _fit(timed: list[Timed], pass_: Pass) -> None:
+def _fit(timed: list[Timed], pass_: Pass, channels_last: bool) -> None:
     peak = flops_per_second("float32") / 2
     costs: dict[str, Callable[[Geometry], dict[str, float]]] = {
-        i.name: i.cost.counts for i in TABLES["cpu", pass_] if i.cost is not None
+        i.name: i.cost.counts for i in TABLES["cpu", pass_] if i.cost is not None and i.channels_last == channels_last
     }
     for name, counts in costs.items():
         rows = [(counts(geometry_of(each.problem)), each.seconds[name] * peak)
@@ -175,7 +177,9 @@ def run(options: argparse.Namespace) -> int:
         start = time.monotonic()
         with tqdm(desc=pass_, unit=" problems") as bar:
             while time.monotonic() - start < options.seconds:
-                if (problem := draw(rng, options.least)) and (row := measure(problem, pass_, rng)):
+                if (problem := draw(rng, options.least, options.channels_last)) and (
+                    row := measure(problem, pass_, rng)
+                ):
                     timed.append(row)
                     bar.update()
         if not timed:
@@ -183,5 +187,5 @@ def run(options: argparse.Namespace) -> int:
             continue
         _report(timed, pass_)
         if options.fit:
-            _fit(timed, pass_)
+            _fit(timed, pass_, options.channels_last)
     return 0

@@ -165,6 +165,7 @@ def _add_choices(commands: Any) -> None:
     choices.add_argument("--seconds", type=_seconds, default=120.0, metavar="S", help="for each pass (120)")
     choices.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of the problems (0)")
     choices.add_argument("--least", type=float, default=1e7, metavar="FLOPS", help="operations of a problem (1e7)")
+    choices.add_argument("--channels-last", action="store_true", default=False, help="arrays with channels last")
     choices.add_argument("--fit", action="store_true", default=False, help="print weights fitted to the times")
 
 

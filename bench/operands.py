@@ -39,6 +39,14 @@ class Operands:
         self.x = draw(problem.input_shape)
         self.w = draw(problem.weight_shape)
         self.gy = draw(problem.output_shape)
+        if problem.channels_last:
+            self.x, self.gy = (channels_last(a, problem.ndim) for a in (self.x, self.gy))
+
+
+def channels_last(a: Array, ndim: int) -> Array:
+    """Return an array of the same shape and values with its channels side by side in memory."""
+    axis = -ndim - 1
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, axis, -1)), -1, axis)
 
 
 def flops(problem: Problem, pass_: TimedPass) -> int:

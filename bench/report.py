@@ -116,9 +116,10 @@ _METHOD = """\
 - Every contender has its operands in its own layout beforehand, and allocates its result in every call.
 - Nothing is timed before its result is right: ours by the definition in float64 on drawn elements and all corners,
   within 16·eps·Σ|products|; peers' on every element against ours.
-- **×** is the best peer's median over ours: above 1 we are faster. **roof** is the least time of the direct method on
-  this machine, max(operations / peak, bytes / copy speed), over our median. Layers that fit into a cache, and kernels
-  that need fewer multiplications, may pass 100 %.
+- **×** is the best peer's median over ours with channels first: above 1 we are faster. **either** is that over our
+  median with channels first or last, whichever is lower, as it is the better layout of peers, too. **roof** is the
+  least time of the direct method on this machine, max(operations / peak, bytes / copy speed), over our median with
+  channels first. Layers that fit into a cache, and kernels that need fewer multiplications, may pass 100 %.
 - A step is the forward pass, both gradients and w − α·∂w.
 - A peer whose call would take more than a few seconds, judged by a piece of the layer, is left out with a line."""
 
@@ -128,14 +129,15 @@ def _rows(results: Results, rows: list[Row]) -> str:
     body = []
     for row in rows:
         if row.error is not None:
-            body.append([row.layer, row.kernel, f"wrong: {row.error}", *("" for _ in others), "", ""])
+            body.append([row.layer, row.kernel, f"wrong: {row.error}", *("" for _ in others), "", "", ""])
             continue
         best = row.best_peer(results.peers)
         cells = [row.layer, row.kernel, spread(row.times[OURS])]
         cells += [milliseconds(row.times[name].median) if name in row.times else "–" for name in others]
-        cells += ["–" if best is None else f"{row.ratio(best):.2f}", f"{results.limits.share(row):.0%}"]
+        cells += ["–" if best is None else f"{row.ratio(best, way):.2f}" for way in (False, True)]
+        cells.append(f"{results.limits.share(row):.0%}")
         body.append(cells)
-    return table(["layer", "kernel", OURS, *others, "×", "roof"], body)
+    return table(["layer", "kernel", OURS, *others, "×", "either", "roof"], body)
 
 
 def _layers(results: Results) -> str:

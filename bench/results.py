@@ -13,7 +13,7 @@ from fastdeconv.bench.operands import TimedPass
 from fastdeconv.bench.timing import Times
 
 SCHEMA = 1
-OURS = "fastdeconv"
+OURS, OURS_CHANNELS_LAST = "fastdeconv", "fastdeconv_cl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,12 @@ class Row:
         timed = [name for name in peers if name in self.times]
         return min(timed, key=lambda name: self.times[name].median) if timed else None
 
-    def ratio(self, peer: str) -> float:
-        """Return how many times as long as ours a peer's median is."""
-        return self.times[peer].median / self.times[OURS].median
+    def ratio(self, peer: str, either_layout: bool = False) -> float:
+        """Return how many times as long as ours a peer's median is; as that of our better layout if `either_layout`."""
+        ours = [self.times[OURS].median]
+        if either_layout and OURS_CHANNELS_LAST in self.times:
+            ours.append(self.times[OURS_CHANNELS_LAST].median)
+        return self.times[peer].median / min(ours)
 
 
 @dataclass(slots=True)
@@ -126,10 +129,13 @@ class Results(Run):
             groups.setdefault((row.dtype, row.pass_), []).append(row)
         return groups
 
-    def ratios(self, rows: Iterable[Row], peer: str | None = None) -> list[float]:
-        """Return how many times as long as ours the best peer took, or a given one, on the rows where it was timed."""
+    def ratios(self, rows: Iterable[Row], peer: str | None = None, either_layout: bool = False) -> list[float]:
+        """Return how many times as long as ours the best peer took, or a given one, on the rows where it was timed.
+
+        Ours are those of channels first, or of the better layout if `either_layout`.
+        """
         pairs = ((row, row.best_peer([peer] if peer else self.peers)) for row in rows if OURS in row.times)
-        return [row.ratio(name) for row, name in pairs if name is not None]
+        return [row.ratio(name, either_layout) for row, name in pairs if name is not None]
 
 
 def geometric_mean(values: list[float]) -> float:

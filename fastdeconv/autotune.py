@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastdeconv import tuning
 from fastdeconv.devices import resolve
-from fastdeconv.dispatch import TABLES, Plan, choose, costs_of, geometry_of, outdone, plan
+from fastdeconv.dispatch import Plan, choose, costs_of, geometry_of, outdone, plan, table_of
 from fastdeconv.explain import passes_of, problem_of
 from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.threads import get_num_threads
@@ -185,7 +185,8 @@ def autotune(
 def _tune(problem: Problem, pass_: Pass, rounds: int) -> Tuned:
     from fastdeconv.bench.timing import interleaved
 
-    *others, last = TABLES["cpu", pass_]
+    table = table_of("cpu", pass_, problem.ndim, channels_last=problem.channels_last)
+    *others, last = table
     geometry = geometry_of(lower(problem, pass_)[0])
     operands = _operands(problem, pass_)
     reference = plan(problem, pass_, "cpu", last.name)
@@ -195,7 +196,7 @@ def _tune(problem: Problem, pass_: Pass, rounds: int) -> Tuned:
     best = np.inf
     serving = [i for i in others if i.declines(geometry) is None]
     # Those that are slow by their own account come last, when there is a time to compare with.
-    costs = costs_of(TABLES["cpu", pass_], geometry)
+    costs = costs_of(table, geometry)
     for candidate in sorted(serving, key=lambda i: outdone(i, geometry, costs) is not None):
         try:
             forced = plan(problem, pass_, "cpu", candidate.name)

@@ -1,12 +1,12 @@
 """The paste-able name of a problem, in the grammar of oneDNN's benchdnn for convolutions.
 
-``[--dt=DT] [--unbatched] [gG]mbNicC[idD][ihH]iwWocC[odD][ohH]owW[kdK…]kwK[sd…]sw[pd…]pw[dd…]dw[n"name"]``
+``[--dt=DT] [--tag=TAG] [--unbatched] [gG]mbNicC[idD][ihH]iwWocC[odD][ohH]owW[kdK…]kwK[sd…]sw[pd…]pw[dd…]dw[n"name"]``
 
-Element types have benchdnn's short names, extended by ``f64``-style names for the others. Dilation is
-counted from 0. Output padding follows from the output size. On reading, a size that is given for
-one axis only holds for the axes to its right; what is left out altogether is stride 1, padding 0, dilation 0
-and the output size without output padding. See
-https://github.com/uxlfoundation/oneDNN/blob/main/tests/benchdnn/doc/knobs_convolution.md.
+Element types have benchdnn's short names, extended by ``f64``-style names for the others. The tag is ``nwc``, ``nhwc``
+or ``ndhwc`` for input and output with channels last in memory; without it they have them first. Dilation is counted
+from 0. Output padding follows from the output size. On reading, a size that is given for one axis only holds for the
+axes to its right; what is left out altogether is stride 1, padding 0, dilation 0 and the output size without output
+padding. See https://github.com/uxlfoundation/oneDNN/blob/main/tests/benchdnn/doc/knobs_convolution.md.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _SHORT = {
 }  # fmt: skip
 _LONG = {short: long for long, short in _SHORT.items()}
 _LETTERS = "dhw"
+_TAGS = {"nwc": 1, "nhwc": 2, "ndhwc": 3}  # spatial axes
 _FIELD = re.compile(r"(mb|ic|oc|g|[ioksp][dhw]|d[dhw])([0-9]{1,19})")
 
 
@@ -33,6 +34,8 @@ def format_descriptor(problem: Problem) -> str:
         return "".join(f"{letter}{a}{v}" for a, v in zip(axes, values))
 
     flags = [f"--dt={_SHORT[problem.dtype]}"] if problem.dtype != "float32" else []
+    if problem.channels_last:
+        flags.append(f"--tag=n{axes}c")
     if not problem.batched:
         flags.append("--unbatched")
     core = (
@@ -61,7 +64,7 @@ def parse_descriptor(text: str) -> Problem:
     """
     if not isinstance(text, str):
         raise TypeError(f"a descriptor must be a string; got {shown(text)}")
-    dtype, batched = "float32", True
+    dtype, batched, tag = "float32", True, ""
     word = text.strip()
     while word.startswith("--"):
         flag, _, word = word.partition(" ")
@@ -69,15 +72,24 @@ def parse_descriptor(text: str) -> Problem:
         key, _, value = flag.partition("=")
         if key == "--dt" and value in _LONG:
             dtype = _LONG[value]
+        elif key == "--tag" and value in _TAGS:
+            tag = value
         elif flag == "--unbatched":
             batched = False
         else:
-            raise ValueError(f"descriptor flag {shown(flag)} is not known; use --dt={'|'.join(_LONG)} or --unbatched")
+            raise ValueError(
+                f"descriptor flag {shown(flag)} is not known; use --dt={'|'.join(_LONG)}, --tag={'|'.join(_TAGS)} or "
+                "--unbatched"
+            )
     if not word:
         raise ValueError(f"a descriptor is flags and then a problem such as mb1ic3ih5iw5oc2kh3kw3; got {shown(text)}")
     fields = _fields(word)
     ndim = max(len(_LETTERS) - _LETTERS.index(key[1]) for key in fields if key[0] in "iokspd" and key[1] in _LETTERS)
     axes = _LETTERS[-ndim:]
+    if tag and _TAGS[tag] != ndim:
+        raise ValueError(
+            f"descriptor {shown(word)} has {ndim} spatial axes, of which --tag={tag} is not: use --tag=n{axes}c"
+        )
 
     def sizes(letter: str, default: int | None) -> tuple[int, ...]:
         values: list[int] = []
@@ -110,6 +122,7 @@ def parse_descriptor(text: str) -> Problem:
         groups=fields.get("g", 1),
         dtype=dtype,
         batched=batched,
+        channels_last=bool(tag),
     )
 
 

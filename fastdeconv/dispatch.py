@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from fastdeconv.devices import number
+from fastdeconv.interchanged import interchanged
 from fastdeconv.kernels import reference
 from fastdeconv.kernels.cpu import (
     direct_blocks,
@@ -29,6 +30,7 @@ from fastdeconv.kernels.cpu import (
     direct_wide_stride,
     direct_windows,
 )
+from fastdeconv.kernels.cpu.channels_last import dense, dense_weight, depthwise, depthwise_weight
 from fastdeconv.kernels.cpu.long_kernel import input_grad, weight_grad
 from fastdeconv.kernels.cpu.winograd import products, weight
 from fastdeconv.kernels.geometry import Axes, Bound, Geometry, Implementation, Prepared, Run
@@ -52,6 +54,8 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
         products.WINOGRAD_FORWARD,
         products.DIRECT_FORWARD,
         direct_tile.FORWARD,
+        dense.FORWARD,
+        depthwise.FORWARD,
         reference.FORWARD,
     ),
     ("cpu", "input_grad"): (
@@ -66,6 +70,8 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
         products.DIRECT_INPUT_GRAD,
         direct_local.INPUT_GRAD,
         direct_tile.INPUT_GRAD,
+        dense.INPUT_GRAD,
+        depthwise.INPUT_GRAD,
         reference.INPUT_GRAD,
     ),
     ("cpu", "weight_grad"): (
@@ -78,6 +84,8 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
         direct_im2row.WEIGHT_GRAD,
         direct_local.WEIGHT_GRAD,
         direct_dot.WEIGHT_GRAD,
+        dense_weight.WEIGHT_GRAD,
+        depthwise_weight.WEIGHT_GRAD,
         reference.WEIGHT_GRAD,
     ),
 }
@@ -157,10 +165,12 @@ def choose(problem: Problem, pass_: Pass, device: str, algorithm: str | None, un
     estimate = None
     if device == "auto":
         device, estimate = _faster(problem, pass_)
+    if device != "cpu" and problem.channels_last:  # kernels there are told strides
+        problem = replace(problem, channels_last=False)
     native, adapt, note = lower(problem, pass_, CPU if device == "cpu" else CUDA)
     geometry = geometry_of(native)
     most = limit_for(geometry, under.limit)
-    every = table_of(device, pass_, problem.ndim, under.tf32)
+    every = table_of(device, pass_, problem.ndim, under.tf32, problem.channels_last)
     table = candidates(every, algorithm)
     last = every[-1]
     declined: dict[str, str] = {}
@@ -286,10 +296,13 @@ def _preparation(problem: Problem, bound: Run) -> Callable[[Any], Prepared]:
     return prepare
 
 
-def table_of(device: str, pass_: Pass, ndim: int, tf32: bool = False) -> tuple[Implementation, ...]:
-    """Return the implementations of a pass on a device, best first."""
+def table_of(
+    device: str, pass_: Pass, ndim: int, tf32: bool = False, channels_last: bool = False
+) -> tuple[Implementation, ...]:
+    """Return the implementations of a pass on a device, best first, as they serve a layout of arrays."""
     if device == "cpu":
-        return TABLES["cpu", pass_]
+        table = TABLES["cpu", pass_]
+        return tuple(i if i.channels_last else interchanged(i, pass_) for i in table) if channels_last else table
     return _cuda().table(number(device), pass_, ndim, tf32)  # type: ignore[no-any-return]
 
 
@@ -346,4 +359,5 @@ def geometry_of(problem: Problem) -> Geometry:
         stride=axes(problem.stride, 1),
         padding=axes(problem.padding, 0),
         dilation=axes(problem.dilation, 1),
+        channels_last=problem.channels_last,
     )

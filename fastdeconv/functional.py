@@ -11,6 +11,7 @@ from fastdeconv import grad
 from fastdeconv.arrays import new, operand, operands, result, returned
 from fastdeconv.calls import check_bias, plan_call, run, with_channels
 from fastdeconv.devices import resolve
+from fastdeconv.layouts import channels_last, new_channels_last
 from fastdeconv.problem import AXIS_NAMES, IntOrTuple
 
 Array = NDArray[Any]
@@ -51,7 +52,7 @@ _FORWARD_DOC = """Compute the {n}-D transposed convolution: the gradient of a co
     Returns
     -------
     ndarray, shape (N, C_out, {out_axes}) or (C_out, {out_axes})
-        Of input's dtype and kind, in its place. On each axis
+        Of input's dtype and kind, in its place, with channels last in memory if input has them so. On each axis
         ``(i - 1)·stride - 2·padding + dilation·(k - 1) + output_padding + 1``.
 
     Raises
@@ -114,13 +115,17 @@ def _forward(ndim: int) -> Callable[..., Array]:
     ) -> Array:
         x, w, dtype = operands("input", input, "weight", weight)
         x_shape, w_shape, bare = with_channels(ndim, x.shape, w.shape)
+        last = channels_last(ndim, x, out)
         p = plan_call(
             "forward", ndim, x_shape, w_shape, dtype,
-            stride, padding, output_padding, groups, dilation, output_size, resolve(device, x), algorithm,
+            stride, padding, output_padding, groups, dilation, output_size, resolve(device, x), algorithm, last,
         )  # fmt: skip
         b = check_bias(bias, p.problem.out_channels, x)
         y_shape = p.problem.output_shape[1:] if bare else p.problem.output_shape
-        y = new(y_shape, x) if out is None else result(out, y_shape, dtype, input=x, weight=w, bias=b)
+        if out is not None:
+            y = result(out, y_shape, dtype, input=x, weight=w, bias=b)
+        else:
+            y = new_channels_last(ndim, y_shape, x) if last else new(y_shape, x)
         if y.size:
             run(p, x, w, y, b)
         if out is not None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastdeconv.arrays import dtype_of_both, namespace, operand, result, returned, same_dtype
 from fastdeconv.calls import Shape, check_grad_output, plan_call, run, with_channels
 from fastdeconv.devices import resolve
+from fastdeconv.layouts import channels_last, new_channels_last
 from fastdeconv.problem import IntOrTuple, as_shape
 
 Array = NDArray[Any]
@@ -24,8 +25,11 @@ def input_grad(
     """Compute the gradient with respect to an input of shape `x_shape`; see `conv_transpose2d_input`."""
     dtype = dtype_of_both(w, gy) or same_dtype(weight=w, grad_output=gy)
     full_shape, w_full_shape, bare = with_channels(ndim, x_shape, w.shape)
-    p = plan_call("input_grad", ndim, full_shape, w_full_shape, dtype, *parameters, None, device, algorithm)
+    last = channels_last(ndim, gy, out)
+    p = plan_call("input_grad", ndim, full_shape, w_full_shape, dtype, *parameters, None, device, algorithm, last)
     check_grad_output(p, gy, ndim, bare)
+    if last and out is None:
+        out = new_channels_last(ndim, x_shape, gy)
     gx = result(out, x_shape, dtype, grad_output=gy, weight=w)
     return run(p, gy, w, gx) if gx.size else gx
 
@@ -36,7 +40,8 @@ def weight_grad(
     """Compute the gradient with respect to a weight of shape `w_shape`; see `conv_transpose2d_weight`."""
     dtype = dtype_of_both(x, gy) or same_dtype(input=x, grad_output=gy)
     x_full_shape, full_shape, bare = with_channels(ndim, x.shape, w_shape)
-    p = plan_call("weight_grad", ndim, x_full_shape, full_shape, dtype, *parameters, None, device, algorithm)
+    last = channels_last(ndim, x, gy)
+    p = plan_call("weight_grad", ndim, x_full_shape, full_shape, dtype, *parameters, None, device, algorithm, last)
     check_grad_output(p, gy, ndim, bare)
     gw = result(out, w_shape, dtype, input=x, grad_output=gy)
     if x.size:

@@ -1,7 +1,8 @@
-"""Between arrays of any strides and the vectors that kernels take, channels first.
+"""Between arrays of any strides and the vectors that kernels take, channels first or last.
 
-Adjacent elements are passed on as they are. Channels-last views, ``x.transpose(0, 3, 1, 2)`` of an NHWC array for
-instance, are transposed by a kernel at about the speed of a copy; NumPy's own copies of them are several times slower.
+Adjacent elements are passed on as they are, channels-last views, ``x.transpose(0, 3, 1, 2)`` of an NHWC array for
+instance, too: their problem says so. Kernels for channels first, and calls that mix both, have them transposed at about
+the speed of a copy; NumPy's own copies of them are several times slower.
 """
 
 from __future__ import annotations
@@ -31,6 +32,37 @@ def channel_axis(a: Array) -> int | None:
     return None
 
 
+def channels_last(ndim: int, *arrays: Any) -> bool:
+    """Tell whether a call's input and output, those of them that there are, have channels last in memory.
+
+    Not if all of them may as well have them first.
+    """
+    for a in arrays:
+        if a is not None and not (type(a) is np.ndarray and a.flags.c_contiguous):
+            break
+    else:
+        return False
+    some = [a for a in arrays if a is not None]
+    return all(isinstance(a, np.ndarray) and a.ndim > ndim and _adjacent(pixels_first(ndim, a)) for a in some)
+
+
+def _adjacent(a: Array) -> bool:
+    return a.flags.c_contiguous and a.flags.aligned
+
+
+def pixels_first(ndim: int, a: Array) -> Array:
+    """Return a view with the channels moved behind the spatial axes."""
+    axis = a.ndim - ndim - 1
+    return a.transpose(*range(axis), *range(axis + 1, a.ndim), axis)
+
+
+def new_channels_last(ndim: int, shape: tuple[int, ...], like: Array) -> Array:
+    """Return an uninitialised array as `fastdeconv.arrays.new` does, with channels last in memory."""
+    axis = len(shape) - ndim - 1
+    made = memory.empty((*shape[:axis], *shape[axis + 1 :], shape[axis]), like.dtype)
+    return made.transpose(*range(axis), made.ndim - 1, *range(axis, made.ndim - 1))
+
+
 def _served(a: Array) -> int | None:
     if a.dtype not in (np.float32, np.float64):
         return None
@@ -46,7 +78,7 @@ def to_vector(a: Array) -> Array:
         return a.ravel()
     packed = memory.empty((a.size,), a.dtype)
     before, channels, pixels = math.prod(a.shape[:axis]), a.shape[axis], math.prod(a.shape[axis + 1 :])
-    _interchange(np.moveaxis(a, axis, -1).reshape(-1), packed, before, pixels, channels)
+    interchange(np.moveaxis(a, axis, -1).reshape(-1), packed, before, pixels, channels)
     return packed
 
 
@@ -57,10 +89,14 @@ def from_vector(vector: Array, out: Array) -> None:
         out[...] = vector.reshape(out.shape)
         return
     before, channels, pixels = math.prod(out.shape[:axis]), out.shape[axis], math.prod(out.shape[axis + 1 :])
-    _interchange(vector, np.moveaxis(out, axis, -1).reshape(-1), before, channels, pixels)
+    interchange(vector, np.moveaxis(out, axis, -1).reshape(-1), before, channels, pixels)
 
 
-def _interchange(source: Array, target: Array, matrices: int, rows: int, columns: int) -> None:
+def interchange(source: Array, target: Array, matrices: int, rows: int, columns: int) -> None:
+    """Transpose matrices of a vector into another of the same element type."""
+    if source.size < _FEW or source.dtype not in (np.float32, np.float64):
+        target.reshape(matrices, columns, rows)[...] = source.reshape(matrices, rows, columns).swapaxes(1, 2)
+        return
     dtype = source.dtype.name
     launch = interchange_units.launcher(dtype, matrices * blocks(rows, columns), 4 * source.size)
     launch(source, target, rows, columns, host.lanes(dtype))

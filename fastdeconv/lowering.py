@@ -4,7 +4,8 @@ float16 and bfloat16 are computed in float32 where no kernels take them. Integer
 around on the way back, as NumPy's do.
 A complex problem is a real one with twice the channels: with real and imaginary parts as channels,
 ``(a + bi)(c + di)`` is the 2×2 real weight ``[[c, d], [-d, c]]``. Its real gradients are the complex
-gradients in the convention of torch and JAX (the conjugate of the weight for the input's).
+gradients in the convention of torch and JAX (the conjugate of the weight for the input's). With channels last in memory
+both parts lie side by side as they are, which is what a channel of one pixel has.
 """
 
 from __future__ import annotations
@@ -76,6 +77,11 @@ def _split(a: Array, pixels: int) -> Array:
     return namespace(a).ascontiguousarray(parts).reshape(-1)  # type: ignore[no-any-return]
 
 
+def _pixels(problem: Problem) -> tuple[int, int]:
+    """Return how many elements of input and output lie side by side between one channel and the next."""
+    return (1, 1) if problem.channels_last else (math.prod(problem.input_size), math.prod(problem.output_size))
+
+
 def _join(parts: Array, pixels: int, out: Array) -> None:
     out.view(parts.dtype).reshape(-1, pixels, 2)[...] = parts.reshape(-1, 2, pixels).swapaxes(1, 2)
 
@@ -91,7 +97,7 @@ def _split_weight(w: Array, problem: Problem) -> Array:
 
 
 def _complex_prepared(problem: Problem) -> Adapt:
-    inputs, outputs = math.prod(problem.input_size), math.prod(problem.output_size)
+    inputs, outputs = _pixels(problem)
 
     def adapt(run: Run) -> Run:
         def complex_run(x: Array, bias: Array | None, y: Array) -> None:
@@ -119,7 +125,7 @@ def _complex_forward(problem: Problem) -> Adapt:
 
 
 def _complex_input_grad(problem: Problem) -> Adapt:
-    inputs, outputs = math.prod(problem.input_size), math.prod(problem.output_size)
+    inputs, outputs = _pixels(problem)
 
     def adapt(run: Run) -> Run:
         def complex_run(gy: Array, w: Array, gx: Array) -> None:
@@ -133,7 +139,7 @@ def _complex_input_grad(problem: Problem) -> Adapt:
 
 
 def _complex_weight_grad(problem: Problem) -> Adapt:
-    inputs, outputs = math.prod(problem.input_size), math.prod(problem.output_size)
+    inputs, outputs = _pixels(problem)
     c_in, c_out, *kernel = problem.weight_shape
 
     def adapt(run: Run) -> Run:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv.arrays import namespace, new, operand, result, returned, same_dtype
-from fastdeconv.calls import check_bias, into, plan_call, with_channels
+from fastdeconv.calls import check_bias, into, plan_call, vector, with_channels
 from fastdeconv.devices import resolve
 from fastdeconv.dispatch import Plan, candidates, table_of
 from fastdeconv.kernels.geometry import Run
-from fastdeconv.layouts import to_vector
+from fastdeconv.layouts import channels_last, new_channels_last, to_vector
 from fastdeconv.problem import IntOrTuple, Problem, as_axes
 from fastdeconv.tuning import batch_invariance, conditions
 
@@ -27,13 +27,14 @@ MOST_SHAPES = 4
 class _Ready:
     """What serves one input shape: the function, the output's shape, and when it was last used."""
 
-    __slots__ = ("name", "nbytes", "run", "used", "vectors", "y_shape")
+    __slots__ = ("channels_last", "name", "nbytes", "run", "used", "vectors", "y_shape")
 
     def __init__(self, plan: Plan, weight: Array, y_shape: tuple[int, ...]) -> None:
         assert plan.prepare is not None
         held = plan.prepare(weight)
         self.run: Run = held.run
         self.vectors = plan.device == "cpu"
+        self.channels_last = plan.problem.channels_last
         self.nbytes = held.nbytes
         self.name = plan.implementation.name
         self.y_shape = y_shape
@@ -114,13 +115,19 @@ class PreparedConvTranspose:
         x = operand("input", input)
         if x.dtype != self._native or type(x) is not type(self._weight):
             same_dtype(input=x, weight=self._weight)
-        ready = self._ready.get((x.shape, conditions())) if output_size is None else None
+        last = channels_last(self.ndim, x, out)
+        ready = self._ready.get((x.shape, last, conditions())) if output_size is None else None
         if ready is None:
-            ready = self._prepared(x.shape, output_size)
+            ready = self._prepared(x.shape, last, output_size)
         ready.used = next(self._clock)
         y_shape = ready.y_shape
-        y = new(y_shape, x) if out is None else result(out, y_shape, self._dtype, input=x)
-        if y.size and ready.vectors:
+        if out is not None:
+            y = result(out, y_shape, self._dtype, input=x)
+        else:
+            y = new_channels_last(self.ndim, y_shape, x) if last else new(y_shape, x)
+        if y.size and ready.vectors and ready.channels_last:
+            ready.run(vector(x, self.ndim, True), self._bias, vector(y, self.ndim, True))
+        elif y.size and ready.vectors:
             into(ready.run, y, to_vector(x), self._bias)
         elif y.size:
             ready.run(x, self._bias, y)
@@ -151,17 +158,17 @@ class PreparedConvTranspose:
 
         return of_stack
 
-    def _prepared(self, x_shape: tuple[int, ...], output_size: Any) -> _Ready:
+    def _prepared(self, x_shape: tuple[int, ...], last: bool, output_size: Any) -> _Ready:
         full_shape, _, bare = with_channels(self.ndim, x_shape, self._weight.shape)
         # A bare input or weight whose partner is not bare has the wrong number of axes, and is told so.
         w_shape = self._full_shape if bare else self._weight.shape
         under = conditions()
         plan = plan_call(
             "forward", self.ndim, full_shape, w_shape, self._dtype, *self._parameters, output_size,
-            self._device, self._algorithm,
+            self._device, self._algorithm, last,
         )  # fmt: skip
         y_shape = plan.problem.output_shape[1:] if bare else plan.problem.output_shape
-        key = (x_shape, under) if output_size is None else (x_shape, under, plan.problem.output_size)
+        key = (x_shape, last, under) if output_size is None else (x_shape, last, under, plan.problem.output_size)
         held = self._ready
         ready = held.get(key)
         if ready is None:

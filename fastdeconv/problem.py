@@ -52,6 +52,9 @@ class Problem:
         NumPy name of the element type of input, weight and output.
     batched : bool
         Whether the input has a batch axis.
+    channels_last : bool
+        Whether input and output lie in memory with their channels side by side, (N, …, C), as no axis of them tells:
+        shapes are the same. The weight's order never changes.
 
     Attributes
     ----------
@@ -80,6 +83,7 @@ class Problem:
     groups: int = 1
     dtype: str = "float32"
     batched: bool = True
+    channels_last: bool = False
     # Kept, not recomputed: every call asks for them.
     output_size: tuple[int, ...] = field(init=False, repr=False, compare=False)
     output_shape: tuple[int, ...] = field(init=False, repr=False, compare=False)
@@ -117,8 +121,9 @@ class Problem:
             object.__setattr__(self, name, value)
         if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
             raise TypeError(f"dtype must be the name of one of {', '.join(DTYPES)}; got {shown(self.dtype)}")
-        if not isinstance(self.batched, bool):
-            raise TypeError(f"batched must be True or False; got {shown(self.batched)}")
+        for name in ("batched", "channels_last"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False; got {shown(getattr(self, name))}")
 
     def _check_output(self) -> None:
         for op, s, d in zip(self.output_padding, self.stride, self.dilation):
@@ -218,6 +223,7 @@ class Problem:
         groups: int = 1,
         dilation: IntOrTuple = 1,
         output_size: IntOrTuple | None = None,
+        channels_last: bool = False,
     ) -> Problem:
         """Build the problem of a call from array shapes and the call's own arguments.
 
@@ -275,6 +281,7 @@ class Problem:
             groups=groups,
             dtype=dtype,
             batched=batched,
+            channels_last=channels_last,
         )
 
     def __str__(self) -> str:

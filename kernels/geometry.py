@@ -70,6 +70,7 @@ class Geometry(NamedTuple):
     stride: Axes
     padding: Axes
     dilation: Axes
+    channels_last: bool = False  # in memory: x is (N, D, H, W, C_in) there, y (N, D, H, W, C_out); w is as it is
 
     @property
     def group_in(self) -> int:
@@ -158,6 +159,8 @@ class Implementation(NamedTuple):
     batch_invariant : bool
         Whether an image's result is the same to the bit however many images come with it. Of no meaning in the weight
         gradient, which sums images.
+    channels_last : bool
+        Whether it takes x and y with channels last, as they lie. Others get copies with channels first.
     """
 
     name: str
@@ -167,6 +170,7 @@ class Implementation(NamedTuple):
     yields: Callable[[Geometry], str | None] = never
     cost: Cost | None = None
     batch_invariant: bool = True
+    channels_last: bool = False
 
     def workspace(self, geometry: Geometry) -> int:
         """Return the bytes of scratch memory that a run takes, with all threads that Numba may start."""

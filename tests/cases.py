@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -189,7 +190,7 @@ def random_problem(rng: np.random.Generator, ndim: int, kind: str = "") -> Probl
     Of kind "wide" the last axis has a wide stride and a long kernel, of kind "rows" it has many inputs and each group
     one output channel. Of kind "pointwise" there is a kernel of one tap, and planes are larger than a register tile. Of
     kind "blocks" the kernel is the stride, and output channels are whole register tiles. Of kind "linear" the input is
-    one pixel, whose taps fill the output, and there are many images.
+    one pixel, whose taps fill the output, and there are many images. Of kind "depthwise" each channel is a group.
     """
 
     def axes(values: list[int]) -> tuple[int, ...]:
@@ -219,6 +220,8 @@ def random_problem(rng: np.random.Generator, ndim: int, kind: str = "") -> Probl
             group_in, group_out = (int(c) for c in rng.choice([8, 9, 12, 17, 33, 40], 2))
             size, padding, dilation, stride = ((v,) * ndim for v in (1, 0, 1, 1))
         extra = tuple(int(rng.integers(max(s, d))) for s, d in zip(stride, dilation))
+        if kind == "depthwise":
+            groups, group_in, group_out = int(rng.choice([2, 3, 7, 16, 17, 33, 70])), 1, 1
         if kind == "blocks":
             group_out = int(rng.choice([8, 16, 24]))
             kernel, padding, dilation, extra = stride, (0,) * ndim, (1,) * ndim, (0,) * ndim
@@ -243,6 +246,7 @@ def drawn_cases(count: int, seed: int = 0, kind: str = "") -> dict[str, Problem]
 
 CASES = EDGE_CASES | drawn_cases(72) | drawn_cases(24, 1, "wide") | drawn_cases(20, 2, "rows")
 CASES |= drawn_cases(30, 3, "pointwise") | drawn_cases(22, 4, "linear") | drawn_cases(10, 5, "blocks")
+CASES |= drawn_cases(24, 6, "depthwise")
 # A third of the drawn ones: for what every case shows in float32 already.
 FEWER = EDGE_CASES | dict([item for item in CASES.items() if item[0] not in EDGE_CASES][::3])
 
@@ -257,6 +261,14 @@ def declines(implementation: Implementation, pass_: Pass, p: Problem) -> str | N
     return implementation.declines(geometry_of(lower(p, pass_)[0]))
 
 
+def in_layout_of(implementation: Implementation, p: Problem) -> Problem | None:
+    """Return a problem with arrays as an implementation takes them, or None if they may lie either way."""
+    pixels = math.prod(p.input_size), math.prod(p.output_size)
+    if implementation.channels_last and 1 in (p.in_channels, p.out_channels, *pixels):
+        return None
+    return replace(p, channels_last=implementation.channels_last)
+
+
 def runs(cases: dict[str, Problem]) -> list[Any]:
     """Return a pytest parameter (pass, algorithm, problem) for each pass, implementation and case that it serves."""
     import pytest
@@ -264,8 +276,8 @@ def runs(cases: dict[str, Problem]) -> list[Any]:
     return [
         pytest.param(pass_, implementation.name, p, id=f"{pass_}-{implementation.name}-{name}")
         for pass_, implementation in IMPLEMENTATIONS
-        for name, p in cases.items()
-        if declines(implementation, pass_, p) is None
+        for name, case in cases.items()
+        if (p := in_layout_of(implementation, case)) is not None and declines(implementation, pass_, p) is None
     ]
 
 
@@ -375,13 +387,26 @@ def parameters(p: Problem) -> dict[str, Any]:
 
 
 def call(p: Problem, pass_: Pass, a: Array, b: Array, algorithm: str | None = None, **more: Any) -> Array:
-    """Run a pass through its public call."""
+    """Run a pass through its public call, with channels last in memory if the problem has them so."""
     keywords = parameters(p) | {"algorithm": algorithm} | more
+    a, b = in_memory(p, pass_, a, b)
     if pass_ == "forward":
         return getattr(fd, f"conv_transpose{p.ndim}d")(a, b, **keywords)
     if pass_ == "input_grad":
         return getattr(fd.grad, f"conv_transpose{p.ndim}d_input")(p.input_shape, b, a, **keywords)
     return getattr(fd.grad, f"conv_transpose{p.ndim}d_weight")(a, p.weight_shape, b, **keywords)
+
+
+def in_memory(p: Problem, pass_: Pass, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return a pass's inputs as they are, or with channels last in memory if the problem has them so."""
+    axis = -p.ndim - 1
+
+    def last(array: Array) -> Array:
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, axis, -1)), -1, axis)
+
+    if not p.channels_last:
+        return a, b
+    return last(a), last(b) if pass_ == "weight_grad" else b
 
 
 # Elements before a result and behind it that nothing may write to.
@@ -391,10 +416,15 @@ _BESIDE = 2048
 def poisoned(p: Problem, pass_: Pass) -> Array:
     """Return an array for a result, full of NaN (of the largest integer, for integers), as is what lies beside it."""
     shape = operand_shapes(p, pass_)[2]
+    axis = len(shape) - p.ndim - 1
+    last = p.channels_last and pass_ != "weight_grad"
+    if last:
+        shape = (*shape[:axis], *shape[axis + 1 :], shape[axis])
     dtype = np.dtype(p.dtype)
     poison = np.nan if dtype.kind in "fc" else np.iinfo(dtype).max
     room = np.full(math.prod(shape) + 2 * _BESIDE, poison, dtype)
-    return room[_BESIDE:-_BESIDE].reshape(shape)
+    result = room[_BESIDE:-_BESIDE].reshape(shape)
+    return np.moveaxis(result, -1, axis) if last else result
 
 
 def assert_alone(result: Array) -> None:

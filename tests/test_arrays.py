@@ -213,7 +213,7 @@ GUARDED = """
 import ctypes, faulthandler, mmap, sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
-from cases import EDGE_CASES, call, integers, runs
+from cases import EDGE_CASES, call, in_memory, integers, runs
 from fastdeconv.kernels.cpu import workspace
 
 faulthandler.enable()
@@ -234,7 +234,7 @@ take, scratch = workspace.take, 0
 for parameter in runs(EDGE_CASES):
     pass_, algorithm, p = parameter.values
     print(pass_, algorithm, p, flush=True)
-    inputs = integers(p, pass_)
+    inputs = in_memory(p, pass_, *integers(p, pass_))
     workspace.take = take
     want = call(p, pass_, *inputs, algorithm)
     for at_end in (True, False):
@@ -244,9 +244,11 @@ for parameter in runs(EDGE_CASES):
             return guarded((elements,), dtype, at_end)
 
         workspace.take = guarded_take
-        a, b = (guarded(i.shape, i.dtype, at_end) for i in inputs)
+        a, b, out = (
+            np.lib.stride_tricks.as_strided(guarded((i.size,), p.dtype, at_end), i.shape, i.strides)
+            for i in (*inputs, want)
+        )
         a[...], b[...] = inputs
-        out = guarded(want.shape, p.dtype, at_end)
         call(p, pass_, a, b, algorithm, out=out)
         np.testing.assert_array_equal(out, want)
 assert scratch > 0

@@ -25,7 +25,9 @@ def test_what_has_weights_counts_what_they_are_for(weights):
             if implementation.cost is not None:
                 kinds = set()
                 for layer in (*LAYERS, *drawn(0)):
-                    geometry = geometry_of(layer.problem)
+                    geometry = geometry_of(
+                        dataclasses.replace(layer.problem, channels_last=implementation.channels_last)
+                    )
                     if implementation.declines(geometry) is None:
                         kinds |= set(implementation.cost.counts(geometry))
                 counted[implementation.name, pass_] = kinds

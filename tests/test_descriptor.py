@@ -21,6 +21,14 @@ KNOWN = [
     ),
     ("--dt=f64 --unbatched mb1ic3iw7oc2ow9kw3sw1pw0", problem((3, 7), (3, 2, 3), dtype="float64")),
     (
+        "--tag=nhwc mb2ic3ih4iw5oc2oh6ow7kh3kw3sh1sw1ph0pw0",
+        problem((2, 3, 4, 5), (3, 2, 3, 3), channels_last=True),
+    ),
+    (
+        "--dt=f64 --tag=nwc --unbatched mb1ic3iw7oc2ow9kw3sw1pw0",
+        problem((3, 7), (3, 2, 3), dtype="float64", channels_last=True),
+    ),
+    (
         "mb1ic2id3ih4iw5oc1od6oh9ow12kd2kh3kw4sd2sh2sw2pd0ph0pw0",
         problem((1, 2, 3, 4, 5), (2, 1, 2, 3, 4), stride=2),
     ),

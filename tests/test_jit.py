@@ -6,7 +6,9 @@ from numba.core.caching import NullCache
 
 from fastdeconv.kernels.cpu import shared_loop
 from fastdeconv.kernels.cpu.buffers import empty
+from fastdeconv.kernels.cpu.interchange import _emit_square
 from fastdeconv.kernels.cpu.jit import kernel
+from fastdeconv.kernels.cpu.vectors import _emitters, call_once_compiled
 
 NUMBERS = np.dtype([("scale", "i8"), ("offset", "i8")])
 
@@ -77,3 +79,14 @@ def test_no_two_pieces_share_a_slot_at_the_same_time(threads):
     inside.entry("float32")(shared_loop.loop_address(), threads, 200, 1, (users, seen))
     assert seen[0] == 0
     assert seen[1:].any()
+
+
+def test_two_functions_of_one_name_are_refused(monkeypatch):
+    """The linker would take the one that came first for both."""
+
+    def emit(vectors, arguments):
+        raise AssertionError
+
+    monkeypatch.setitem(_emitters, "tile", _emit_square)
+    with pytest.raises(ValueError, match=r"tile is the name of what _emit_square in .* emits; got .*emit"):
+        call_once_compiled(None, "tile", None, [], emit)

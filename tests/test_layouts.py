@@ -1,10 +1,16 @@
-"""Channels-last views in and out: the same values as of contiguous arrays, no slow copy in between."""
+"""Arrays with channels last, in and out: the same values as of contiguous arrays, no slow copy in between."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from cases import EDGE_CASES, IMPLEMENTATIONS, assert_alone, call, declines, integers, oracle, poisoned, problem
 
 import fastdeconv as fd
-from fastdeconv.layouts import channel_axis, from_vector, to_vector
+from fastdeconv.dispatch import plan, table_of
+from fastdeconv.layouts import channel_axis, channels_last, from_vector, to_vector
+from fastdeconv.problem import PASSES, Problem
+from fastdeconv.tuning import batch_invariance
 
 
 def last(a, axis=1):
@@ -74,6 +80,126 @@ def test_every_pass_takes_and_gives_channels_last(ndim, x_shape, w_shape, dtype)
     gx = last(np.full(x.shape, np.nan, dtype))
     input_grad(x.shape, w, last(gy), stride=2, out=gx)
     np.testing.assert_array_equal(gx, input_grad(x.shape, w, gy, stride=2))
+
+
+COPIED = ("dcgan", "fsrcnn", "3d", "1d_dilated", "depthwise", "each_axis_its_own", "kernel_1", "one_pixel_many_taps")
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_kernels_for_channels_first_serve_copies(name):
+    p = EDGE_CASES[name]
+    for pass_, implementation in IMPLEMENTATIONS:
+        if implementation.channels_last or declines(implementation, pass_, p):
+            continue
+        last_p = replace(p, channels_last=True)
+        a, b = integers(p, pass_)
+        got = call(last_p, pass_, a, b, implementation.name, out=poisoned(last_p, pass_))
+        np.testing.assert_array_equal(got, oracle(p, pass_, a, b), f"{pass_} {implementation.name} {p}")
+        assert_alone(got)
+
+
+BOTH_WAYS = problem((2, 9, 7, 6), (9, 17, 3, 3), stride=2)
+
+
+def in_order(a, ndim):
+    """Tell whether an array has its channels first, last, or both."""
+    return a.flags.c_contiguous, np.moveaxis(a, -ndim - 1, -1).flags.c_contiguous
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "complex64", "int32", "uint8"])
+@pytest.mark.parametrize("algorithm", [None, "reference"])
+def test_a_result_lies_as_the_input_does(dtype, algorithm):
+    p = replace(BOTH_WAYS, dtype=dtype)
+    forward, input_grad = fd.conv_transpose2d, fd.grad.conv_transpose2d_input
+    rng = np.random.default_rng(0)
+    x, w, gy = (rng.integers(0, 3, s).astype(dtype) for s in (p.input_shape, p.weight_shape, p.output_shape))
+    want, want_gx = forward(x, w, stride=2), input_grad(x.shape, w, gy, stride=2)
+    assert in_order(want, 2) == in_order(want_gx, 2) == (True, False)
+    for shape in (slice(None), 0):
+        a, ga = x[shape], gy[shape]
+        axis = a.ndim - 3
+        y = forward(last(a, axis), w, stride=2, algorithm=algorithm)
+        gx = input_grad(a.shape, w, last(ga, axis), stride=2, algorithm=algorithm)
+        assert in_order(y, 2) == in_order(gx, 2) == (False, True)
+        np.testing.assert_array_equal(y, want[shape])
+        np.testing.assert_array_equal(gx, want_gx[shape])
+        np.testing.assert_array_equal(fd.prepare(w, stride=2, algorithm=algorithm)(last(a, axis)), want[shape])
+
+
+@pytest.mark.quick
+def test_arrays_that_lie_both_ways():
+    x, w, gy = (np.ones(s, "float32") for s in (BOTH_WAYS.input_shape, BOTH_WAYS.weight_shape, BOTH_WAYS.output_shape))
+    want = fd.conv_transpose2d(x, w, stride=2)
+    for a, out in ((last(x), np.empty_like(want)), (x, last(np.empty_like(want)))):
+        assert fd.conv_transpose2d(a, w, stride=2, out=out) is out
+        np.testing.assert_array_equal(out, want)
+    want = fd.grad.conv_transpose2d_weight(x, w.shape, gy, stride=2)
+    for a, b in ((last(x), gy), (x, last(gy)), (last(x), last(gy))):
+        np.testing.assert_array_equal(fd.grad.conv_transpose2d_weight(a, w.shape, b, stride=2), want)
+    # One channel, or one pixel, is first as well as last: the other array tells.
+    for shape, w_shape in (((2, 1, 7, 6), (1, 17, 3, 3)), ((2, 9, 1, 1), (9, 17, 3, 3))):
+        x, w = np.ones(shape, "float32"), np.ones(w_shape, "float32")
+        want = fd.conv_transpose2d(x, w)
+        assert in_order(want, 2) == (True, False)
+        for algorithm in (None, "direct_nhwc"):
+            got = fd.conv_transpose2d(x, w, out=last(np.empty_like(want)), algorithm=algorithm)
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.quick
+def test_what_has_channels_last():
+    a = np.zeros((2, 5, 3, 4), "float32")
+    assert channels_last(2, last(a))
+    assert channels_last(2, last(a), None)
+    assert channels_last(2, last(a), last(a))
+    assert channels_last(2, np.zeros((2, 1, 3, 4)), last(a))
+    assert channels_last(1, last(a[0], 0).reshape(5, 12))
+    for others in (
+        [a],
+        [a, None],
+        [a, last(a)],
+        [last(a), a],
+        [last(a)[:, :4]],
+        [a.transpose(0, 1, 3, 2)],
+        [last(a)[1:1]],
+    ):
+        assert not channels_last(2, *others) or others[0].size == 0
+    assert not channels_last(2, last(a), [1])
+    assert not channels_last(4, last(a))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("pass_", PASSES)
+def test_scratch_memory_of_copies(pass_):
+    """It is told, and a limit leaves kernels that copy nothing."""
+    p = Problem.parse("--tag=nhwc mb8ic128ih32iw32oc64kh3kw3ph1pw1")
+    first = replace(p, channels_last=False)
+    copies = 4 * (int(np.prod(p.input_shape)) + int(np.prod(p.output_shape)))
+    assert plan(p, pass_, algorithm="winograd").workspace == copies + plan(first, pass_, algorithm="winograd").workspace
+    told = str(fd.explain(p, pass_=pass_))
+    assert str(p) in told
+    for implementation in table_of("cpu", pass_, 2, channels_last=True):
+        assert implementation.name in told
+    with pytest.raises(ValueError, match="direct_nhwc: serves arrays with channels last"):
+        plan(first, pass_, algorithm="direct_nhwc")
+    limit = fd.get_workspace_limit()
+    try:
+        fd.set_workspace_limit(4 << 20)
+        assert plan(p, pass_).implementation.name == "direct_nhwc"
+    finally:
+        fd.set_workspace_limit(limit)
+
+
+@pytest.mark.parametrize("algorithm", [None, "direct_nhwc", "winograd"])
+def test_images_have_the_bits_they_get_alone(algorithm):
+    rng = np.random.default_rng(0)
+    x, w = last(rng.standard_normal((5, 16, 9, 11), "float32")), rng.standard_normal((16, 24, 4, 4), "float32")
+    with batch_invariance():
+        y = fd.conv_transpose2d(x, w, stride=2, padding=1, algorithm=algorithm)
+        for i in range(5):
+            alone = fd.conv_transpose2d(last(x[i : i + 1]), w, stride=2, padding=1, algorithm=algorithm)
+            np.testing.assert_array_equal(y[i : i + 1], alone)
 
 
 def test_a_read_only_view():

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import EDGE_CASES, FEWER, IMPLEMENTATIONS, call, floats, integers, parameters, problem, runs
+from cases import EDGE_CASES, FEWER, IMPLEMENTATIONS, call, floats, in_memory, integers, parameters, problem, runs
 
 import fastdeconv as fd
 from fastdeconv.dispatch import geometry_of, plan
@@ -38,7 +38,7 @@ def same(got, want, message=""):
 @pytest.mark.quick
 @pytest.mark.parametrize(("pass_", "algorithm", "p"), [run for run in runs(FEWER) if run.values[0] == "forward"])
 def test_the_bits_of_the_call(pass_, algorithm, p):
-    x, w = floats(p, pass_)
+    x, w = in_memory(p, pass_, *floats(p, pass_))
     bias = np.linspace(-1, 1, p.out_channels, dtype=p.dtype)
     for b in (None, bias):
         ready = prepared(p, w, algorithm, b)

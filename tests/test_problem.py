@@ -59,7 +59,7 @@ def test_each_field_tells_problems_apart():
         replace(p, batch=2), replace(p, in_channels=6), replace(p, out_channels=4), replace(p, input_size=(5, 7)),
         replace(p, kernel_size=(3, 4)), replace(p, stride=(2, 1)), replace(p, padding=(0, 1)),
         replace(p, output_padding=(1, 0)), replace(p, dilation=(3, 2)), replace(p, groups=2),
-        replace(p, dtype="float64"), replace(p, batched=False),
+        replace(p, dtype="float64"), replace(p, batched=False), replace(p, channels_last=True),
     ]  # fmt: skip
     assert len(others) == sum(f.init for f in fields(Problem))
     assert len({p, *others}) == len(others) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fastdeconv.bench.contenders.base import Contender
-from fastdeconv.bench.contenders.ours import Fastdeconv, FastdeconvPrepared
+from fastdeconv.bench.contenders.ours import Fastdeconv, FastdeconvChannelsLast, FastdeconvPrepared
 from fastdeconv.bench.contenders.with_jax import Jax
 from fastdeconv.bench.contenders.with_onnxruntime import OnnxRuntime
 from fastdeconv.bench.contenders.with_openvino import OpenVino
@@ -14,6 +14,7 @@ from fastdeconv.bench.contenders.with_torch import Torch, TorchChannelsLast
 
 CONTENDERS: tuple[type[Contender], ...] = (
     Fastdeconv,
+    FastdeconvChannelsLast,
     FastdeconvPrepared,
     Torch,
     TorchChannelsLast,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import partial
 from typing import Any
 
 import fastdeconv as fd
 from fastdeconv.bench.contenders.base import Compute, Contender
-from fastdeconv.bench.operands import LEARNING_RATE, Array, Operands, TimedPass
+from fastdeconv.bench.operands import LEARNING_RATE, Array, Operands, TimedPass, channels_last
 from fastdeconv.problem import Problem
 
 
@@ -49,6 +50,20 @@ class Fastdeconv(Contender):
     def arrays(self, value: Any, operands: Operands, pass_: TimedPass) -> tuple[Array, ...]:
         """Return the result as it is."""
         return value if pass_ == "step" else (value,)
+
+
+class FastdeconvChannelsLast(Fastdeconv):
+    """fastdeconv on arrays with channels last."""
+
+    name = "fastdeconv_cl"
+    conditions = "NumPy arrays, channels last in memory; otherwise as fastdeconv"
+
+    def compute(self, operands: Operands, pass_: TimedPass) -> Compute:
+        """Return a function that computes the pass."""
+        ndim = operands.problem.ndim
+        moved = copy(operands)
+        moved.x, moved.gy = channels_last(operands.x, ndim), channels_last(operands.gy, ndim)
+        return super().compute(moved, pass_)
 
 
 class FastdeconvPrepared(Fastdeconv):

@@ -15,5 +15,6 @@ METHOD = """\
 - Every contender has its operands on the device beforehand, in its own layout, and allocates each result from its
   library's pool. cuDNN runs through PyTorch with cudnn.benchmark on: it tries its algorithms before it is timed.
 - Precisions are those of the rows: float32 without TF32, tf32 with it, float16 and bfloat16 with sums in float32.
-- **×** is the best peer's median over ours with channels first: above 1 we are faster. **roof** is the least time of
-  the direct method on this device, max(operations / peak of matrix products, bytes / copy speed), over our median."""
+- **×** is the best peer's median over ours with channels first: above 1 we are faster. **either** is that over our
+  median with channels first or last, whichever is lower. **roof** is the least time of the direct method on this
+  device, max(operations / peak of matrix products, bytes / copy speed), over our median."""

@@ -78,6 +78,20 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_dot", "weight_grad"): {
         "product": 1.8, "plane": 47, "gradient": 64, "lanes": 51, "row": 1240, "weight": 450, "call": 6.4e6,
     },
+    ("direct_nhwc", "forward"): {
+        "product": 1.36, "place": 140, "tile": 2500, "segment": 399, "result": 22, "source": 17, "weight": 160,
+        "call": 4.3e6,
+    },
+    ("direct_nhwc", "input_grad"): {
+        "product": 1.44, "place": 154, "tile": 3200, "segment": 517, "result": 7.4, "source": 9.8, "weight": 126,
+        "call": 4.5e6,
+    },
+    ("direct_nhwc", "weight_grad"): {
+        "product": 1.5, "place": 100, "packed": 30, "tile": 4000, "source": 15, "weight": 83, "call": 5e6,
+    },
+    ("direct_depthwise_nhwc", "forward"): {"product": 2.7, "pair": 26, "place": 156, "result": 42, "call": 1.2e7},
+    ("direct_depthwise_nhwc", "input_grad"): {"product": 5.4, "place": 142, "result": 3, "source": 23, "call": 9.9e6},
+    ("direct_depthwise_nhwc", "weight_grad"): {"product": 7.9, "pair": 191, "source": 18, "weight": 190},
 }  # fmt: skip
 
 _REGISTERS_32: dict[tuple[str, str], Weights] = {
@@ -152,6 +166,20 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_dot", "weight_grad"): {
         "product": 1.65, "plane": 53, "gradient": 71, "lanes": 338, "row": 800, "weight": 109, "call": 8.2e6,
     },
+    ("direct_nhwc", "forward"): {
+        "product": 1.36, "place": 140, "tile": 2500, "segment": 399, "result": 22, "source": 17, "weight": 160,
+        "call": 4.3e6,
+    },
+    ("direct_nhwc", "input_grad"): {
+        "product": 1.44, "place": 154, "tile": 3200, "segment": 517, "result": 7.4, "source": 9.8, "weight": 126,
+        "call": 4.5e6,
+    },
+    ("direct_nhwc", "weight_grad"): {
+        "product": 1.5, "place": 100, "packed": 30, "tile": 4000, "source": 15, "weight": 83, "call": 5e6,
+    },
+    ("direct_depthwise_nhwc", "forward"): {"product": 2.7, "pair": 26, "place": 156, "result": 42, "call": 1.2e7},
+    ("direct_depthwise_nhwc", "input_grad"): {"product": 5.4, "place": 142, "result": 3, "source": 23, "call": 9.9e6},
+    ("direct_depthwise_nhwc", "weight_grad"): {"product": 7.9, "pair": 191, "source": 18, "weight": 190},
 }  # fmt: skip
 
 _WEIGHTS = _REGISTERS_32 if host.REGISTERS == 32 else _REGISTERS_16

@@ -111,6 +111,10 @@ class Vectors:
         """
         return self.builder.select(self.builder.icmp_signed(">", count, index(0)), offset, index(0))
 
+    def load_part(self, part: Any, base: Any, offset: Any) -> Any:
+        """Read the first `part` lanes, or all of them if it is None."""
+        return self.load(base, offset) if part is None else self.load_first(part, base, offset)
+
     def store_part(self, part: Any, value: Any, base: Any, offset: Any) -> None:
         """Write the first `part` lanes, or all of them if it is None."""
         if part is None:
@@ -231,6 +235,10 @@ class Vectors:
         return self.builder.fadd(self.select(a, b, near), self.select(a, b, [i + distance for i in near]))
 
 
+# Functions of modules that were linked, by name.
+_emitters: dict[str, Callable[..., None]] = {}
+
+
 def call_once_compiled(
     builder: Any, name: str, element: types.Float, values: list[Any], emit: Callable[[Vectors, list[Any]], None]
 ) -> None:
@@ -242,7 +250,15 @@ def call_once_compiled(
         Of what the function does; its values' types are those of its first call.
     emit : callable
         ``emit(vectors, arguments)`` writes the body, which returns nothing.
+
+    Raises
+    ------
+    ValueError
+        Another function has the name: the linker would take one of them for both.
     """
+    owner, other = f"{emit.__module__}.{emit.__qualname__}", _emitters.setdefault(name, emit)
+    if owner != f"{other.__module__}.{other.__qualname__}":
+        raise ValueError(f"{name} is the name of what {other.__qualname__} in {other.__module__} emits; got {owner}")
     name = f"fastdeconv.{name}.{element}"
     function = builder.module.globals.get(name)
     if function is None:

@@ -43,7 +43,7 @@ def test_problems_are_drawn_alike_for_a_seed_and_are_of_the_sizes_told():
 
 def test_a_run(monkeypatch, capsys):
     problems = iter([SMALL, None, Problem.parse("mb2ic8ih16oc8kh3"), *[SMALL] * 1000])
-    monkeypatch.setattr(choices, "draw", lambda rng, least: next(problems))
+    monkeypatch.setattr(choices, "draw", lambda rng, least, channels_last: next(problems))
     monkeypatch.setattr(choices, "flops_per_second", lambda dtype: 1e11)
     assert main(["bench", "choices", "--pass", "input_grad", "--seconds", "1", "--fit"]) == 0
     out = capsys.readouterr().out

@@ -80,7 +80,7 @@ def test_a_missing_peer_is_a_line(monkeypatch):
     torch = next(peer for peer in contenders.PEERS if peer.name == "torch")
     monkeypatch.setattr(torch, "modules", ("no_such_module",))
     started, left_out = contenders.start(["torch"], 1)
-    assert [contender.name for contender in started] == ["fastdeconv", "fastdeconv_prepared"]
+    assert [contender.name for contender in started] == ["fastdeconv", "fastdeconv_cl", "fastdeconv_prepared"]
     assert left_out == {"torch": "no_such_module is not installed (pip install torch==2.13.0)"}
 
 

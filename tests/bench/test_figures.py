@@ -132,7 +132,7 @@ def test_the_page_says_what_is_missing(tmp_path):
     page = report.page(found)
     assert "not for publication" in page
     assert "openvino (openvino is not installed (pip install openvino))" in page
-    assert "| k3s1 | direct_tile | 2000 (1900–2400) | 4000 | – | 2.00 | 200% |" in page
+    assert "| k3s1 | direct_tile | 2000 (1900–2400) | 4000 | – | 2.00 | 2.00 | 200% |" in page
     peers = [peer.name for peer in PEERS]
     assert "Incomplete" not in report.page(results([row(fastdeconv=2.0)], peers, left_out={}))
     assert "rows that the budget left no time for:** a, b" in report.page(results([], not_run=["a", "b"]))

@@ -1,0 +1,92 @@
+"""Kernels for channels first, as they serve arrays with channels last: by copies of input and output."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdeconv import memory
+from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation, Prepared, Run
+from fastdeconv.layouts import interchange
+from fastdeconv.problem import Pass
+
+Array = NDArray[Any]
+
+# What a copied element takes, in multiplications at the machine's peak: see `fastdeconv.kernels.cpu.costs`.
+_MOVED = 115.0
+
+
+def interchanged(implementation: Implementation, pass_: Pass) -> Implementation:
+    """Return an implementation that takes channels first as one that takes channels last."""
+    cost = implementation.cost
+    if cost is not None:
+        counts = cost.counts
+        cost = Cost(
+            lambda g: {**counts(_first(g)), "moved": sum(map(math.prod, (g.input_shape, g.output_shape)))},
+            {**cost.weights, "moved": _MOVED},
+        )
+    return implementation._replace(
+        declines=lambda g: implementation.declines(_first(g)),
+        yields=lambda g: implementation.yields(_first(g)),
+        bind=lambda g: _bind(implementation, pass_, g),
+        cost=cost,
+    )
+
+
+def _first(g: Geometry) -> Geometry:
+    return g._replace(channels_last=False)
+
+
+def _bind(implementation: Implementation, pass_: Pass, g: Geometry) -> Bound:
+    bound = implementation.bind(_first(g))
+    x, y = (g.batch, g.in_channels, math.prod(g.input)), (g.batch, g.out_channels, math.prod(g.output))
+    copied = sum(math.prod(shape) for shape in (x, y) if min(shape[1:]) > 1) * np.dtype(g.dtype).itemsize
+    scratch = copied + (bound.workspace if isinstance(bound, Bound) else 0)
+    if pass_ == "weight_grad":
+        return Bound(lambda left, right, gw: bound(_to_first(left, *x), _to_first(right, *y), gw), scratch)
+    if pass_ == "input_grad":
+        return Bound(lambda gy, w, gx: _with_first(lambda gy, gx: bound(gy, w, gx), gy, y, gx, x), scratch)
+
+    def forward(bound: Run) -> Run:
+        """Return the function of ``(source, *others, out)``."""
+
+        def run(source: Array, *others: Any) -> None:
+            *others_, out = others
+            _with_first(lambda source, out: bound(source, *others_, out), source, x, out, y)
+
+        return run
+
+    prepare = bound.prepare if isinstance(bound, Bound) else None
+    if prepare is None:
+        return Bound(forward(bound), scratch)
+
+    def prepared(w: Array) -> Prepared:
+        held = prepare(w)
+        return held._replace(run=forward(held.run))
+
+    return Bound(forward(bound), scratch, prepared)
+
+
+def _with_first(
+    run: Run, source: Array, source_shape: tuple[int, int, int], out: Array, out_shape: tuple[int, int, int]
+) -> None:
+    """Run a function of a source and a result with channels first on such with channels last."""
+    batch, channels, pixels = out_shape
+    source = _to_first(source, *source_shape)
+    if min(channels, pixels) == 1:
+        run(source, out)
+        return
+    copy = memory.empty(out.shape, out.dtype)
+    run(source, copy)
+    interchange(copy, out, batch, channels, pixels)
+
+
+def _to_first(array: Array, batch: int, channels: int, pixels: int) -> Array:
+    if min(channels, pixels) == 1:
+        return array
+    copy = memory.empty(array.shape, array.dtype)
+    interchange(array, copy, batch, pixels, channels)
+    return copy
