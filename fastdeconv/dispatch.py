@@ -91,6 +91,11 @@ TABLES: dict[tuple[str, Pass], tuple[Implementation, ...]] = {
 }
 
 
+_DEPTHWISE: dict[Pass, Implementation] = {
+    "forward": depthwise.FORWARD, "input_grad": depthwise.INPUT_GRAD, "weight_grad": depthwise_weight.WEIGHT_GRAD,
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The choice for one problem and pass, bound and ready to run.
@@ -302,7 +307,9 @@ def table_of(
     """Return the implementations of a pass on a device, best first, as they serve a layout of arrays."""
     if device == "cpu":
         table = TABLES["cpu", pass_]
-        return tuple(i if i.channels_last else interchanged(i, pass_) for i in table) if channels_last else table
+        if not channels_last:
+            return table
+        return tuple(i if i.channels_last else interchanged(i, pass_, _DEPTHWISE[pass_]) for i in table)
     return _cuda().table(number(device), pass_, ndim, tf32)  # type: ignore[no-any-return]
 
 

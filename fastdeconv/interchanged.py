@@ -17,10 +17,21 @@ Array = NDArray[Any]
 
 # What a copied element takes, in multiplications at the machine's peak: see `fastdeconv.kernels.cpu.costs`.
 _MOVED = 115.0
+# Those for problems in which copies do not matter, or for proofs.
+_TINY = ("direct_loops", "reference")
 
 
-def interchanged(implementation: Implementation, pass_: Pass) -> Implementation:
-    """Return an implementation that takes channels first as one that takes channels last."""
+def interchanged(implementation: Implementation, pass_: Pass, depthwise: Implementation) -> Implementation:
+    """Return an implementation that takes channels first as one that takes channels last.
+
+    One that does not tell its cost yields to that of depthwise layers, which takes arrays as they lie.
+    """
+
+    def yields(g: Geometry) -> str | None:
+        if (reason := implementation.yields(_first(g))) is not None or cost is not None or implementation.name in _TINY:
+            return reason
+        return None if depthwise.declines(g) else f"copies the arrays, which {depthwise.name} does not"
+
     cost = implementation.cost
     if cost is not None:
         counts = cost.counts
@@ -30,7 +41,7 @@ def interchanged(implementation: Implementation, pass_: Pass) -> Implementation:
         )
     return implementation._replace(
         declines=lambda g: implementation.declines(_first(g)),
-        yields=lambda g: implementation.yields(_first(g)),
+        yields=yields,
         bind=lambda g: _bind(implementation, pass_, g),
         cost=cost,
     )

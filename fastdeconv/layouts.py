@@ -73,12 +73,33 @@ def _served(a: Array) -> int | None:
 def to_vector(a: Array) -> Array:
     """Return the elements in C order as a vector: a view of them if they are adjacent."""
     axis = None if a.size < _FEW else _served(a)
+    if axis is None and _is_filter(a):
+        return _filter_to_vector(a)
     if axis is None:
         # Unlike reshape, ravel returns adjacent elements whatever the strides.
         return a.ravel()
     packed = memory.empty((a.size,), a.dtype)
     before, channels, pixels = math.prod(a.shape[:axis]), a.shape[axis], math.prod(a.shape[axis + 1 :])
     interchange(np.moveaxis(a, axis, -1).reshape(-1), packed, before, pixels, channels)
+    return packed
+
+
+def _is_filter(a: Array) -> bool:
+    """Tell whether elements lie as in a filter of TensorFlow's, (kh, kw, C_out, C_in), of which this is a view."""
+    return (
+        a.size >= _FEW
+        and a.ndim >= 3
+        and a.dtype in (np.float32, np.float64)
+        and not a.flags.c_contiguous
+        and a.transpose(*range(2, a.ndim), 1, 0).flags.c_contiguous
+    )
+
+
+def _filter_to_vector(a: Array) -> Array:
+    inputs, outputs, taps = a.shape[0], a.shape[1], math.prod(a.shape[2:])
+    turned, packed = (memory.empty((a.size,), a.dtype) for _ in range(2))
+    interchange(a.transpose(*range(2, a.ndim), 1, 0).reshape(-1), turned, 1, taps * outputs, inputs)
+    interchange(turned, packed, inputs, taps, outputs)
     return packed
 
 

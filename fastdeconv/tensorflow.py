@@ -48,8 +48,8 @@ def conv2d_transpose(
     padding : "SAME", "VALID", or 4 pairs (before, after) in the order of `data_format`
         The padding of the forward convolution, with (0, 0) for batch and channels.
     data_format : {"NHWC", "NCHW"}
-        "NHWC" costs one transposing copy of each array, at about the speed of any copy: the kernels take channels
-        first.
+        Images in "NHWC" are computed as they lie, or transposed where that is faster; filters are transposed, at about
+        the speed of any copy.
     name : str, optional
         Has no effect; part of TensorFlow's signature.
     device, algorithm

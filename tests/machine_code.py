@@ -15,7 +15,8 @@ from numba import types
 
 LABEL = re.compile(r"(?m)^(\.LBB\d+_\d+):.*$")
 FMA = re.compile(r"vfn?madd\w*p[sd]|fmla\tv|mulp[sd]")
-STACK = re.compile(r"\(%r[sb]p|\[(sp|x29)\b")
+# A frame pointer has what is spilled below it; without one, %rbp is a register as any other.
+STACK = re.compile(r"\(%rsp|-\d+\(%rbp\)|\[(sp|x29)\b")
 
 
 def inner_loops(text):
@@ -47,7 +48,7 @@ def tiles_for_arm():
     platform.machine = lambda: "aarch64"
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    from fastdeconv.kernels.cpu import product_tiles, tiles
+    from fastdeconv.kernels.cpu import pixel_tiles, product_tiles, tiles
     from fastdeconv.kernels.cpu.vectors import INDEX, call_once_compiled
 
     machine = llvm.Target.from_triple("aarch64-unknown-linux-gnu").create_target_machine(cpu="neoverse-n1", opt=3)
@@ -59,11 +60,16 @@ def tiles_for_arm():
         "block_tile": [INDEX, INDEX, numbers, INDEX, numbers, numbers, INDEX, INDEX, numbers],
         "channel_tile": [INDEX, INDEX, numbers, numbers, numbers, INDEX, INDEX, numbers],
         "window_tile": [INDEX, INDEX, numbers, numbers, places, numbers, INDEX],
-    }.items():
+        "pixel_tile": [
+            INDEX, numbers, places, INDEX, places, INDEX, numbers, numbers, numbers, places, *[INDEX] * 4,
+        ],
+        "weight_tile": [INDEX, INDEX, numbers, numbers, numbers, *[INDEX] * 4],
+    }.items():  # fmt: skip
         made = ir.Module()
         function = ir.Function(made, ir.FunctionType(ir.VoidType(), kinds), "calls")
         builder = ir.IRBuilder(function.append_basic_block())
-        emit = getattr(tiles if hasattr(tiles, name) else product_tiles, f"_{name}")
+        (module_of,) = (each for each in (tiles, product_tiles, pixel_tiles) if hasattr(each, f"_{name}"))
+        emit = getattr(module_of, f"_{name}")
         call_once_compiled(builder, name, types.float32, list(function.args), emit)
         builder.ret_void()
         module = llvm.parse_assembly(re.sub(r"(?m)^target triple = .*$", "", str(made)))

@@ -49,6 +49,14 @@ def test_there_and_back(shape, dtype):
     assert np.shares_memory(to_vector(a), a)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("shape", [(5, 70, 17), (3, 3, 33, 40), (4, 4, 1, 300), (2, 3, 4, 20, 21)])
+def test_filters_as_tensorflow_has_them(shape, dtype):
+    filters = numbers(shape, dtype)
+    weight = filters.transpose(filters.ndim - 1, filters.ndim - 2, *range(filters.ndim - 2))
+    np.testing.assert_array_equal(to_vector(weight), np.ascontiguousarray(weight).ravel())
+
+
 @pytest.mark.quick
 def test_other_strides_are_left_to_numpy():
     a = numbers((4, 6, 40, 50), "float32")

@@ -28,11 +28,37 @@ TILES = {
     "direct_im2row.row_units": "inner",
     "weight.weight_units": "panel",
     "direct_pointwise.product_units": "product",
+    "dense.product_units": "pixel",
+    "dense_weight.weight_units": "weight",
+    "depthwise.depthwise_units": "channelwise",
+    "depthwise_weight.depthwise_weight_units": "channelwise",
     "direct_rows.row_units": "row",
 }
 LARGEST = {
-    512: {"outer": 25, "inner": 24, "product": 24, "panel": 96, "window": 48, "block": 96, "row": 8},
-    256: {"outer": 12, "inner": 12, "product": 12, "panel": 48, "window": 24, "block": 96, "row": 8},
+    512: {
+        "outer": 25,
+        "inner": 24,
+        "product": 24,
+        "panel": 96,
+        "window": 48,
+        "block": 96,
+        "row": 8,
+        "pixel": 24,
+        "weight": 24,
+        "channelwise": 16,
+    },
+    256: {
+        "outer": 12,
+        "inner": 12,
+        "product": 12,
+        "panel": 48,
+        "window": 24,
+        "block": 96,
+        "row": 8,
+        "pixel": 12,
+        "weight": 12,
+        "channelwise": 8,
+    },
 }
 
 # Cases that between them reach every kernel.

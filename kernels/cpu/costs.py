@@ -3,8 +3,8 @@
 A weight is in multiplications at the peak of all cores. ``python -m bench choices --fit`` fits them to times of random
 float32 problems, and without ``--fit`` tells how far the choice is from the best. With 16 registers they are fitted on
 a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017, 0019), with 32 on an Intel Xeon with
-AVX-512 and 2 MB of second-level cache a core (0015, 0020, 0021). Guesses: with 16 those of `winograd` that are "ranged"
-and those of `direct_panels`, `direct_im2row` and `direct_windows`.
+AVX-512 and 2 MB of second-level cache a core (0015, 0020 to 0022). Guesses: with 16 those of `winograd` that are
+"ranged" and those of `direct_panels`, `direct_im2row`, `direct_windows` and, as with 32, kernels for channels last.
 """
 
 from __future__ import annotations
@@ -79,19 +79,19 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
         "product": 1.8, "plane": 47, "gradient": 64, "lanes": 51, "row": 1240, "weight": 450, "call": 6.4e6,
     },
     ("direct_nhwc", "forward"): {
-        "product": 1.36, "place": 140, "tile": 2500, "segment": 399, "result": 22, "source": 17, "weight": 160,
-        "call": 4.3e6,
+        "product": 1.35, "place": 138, "tile": 2820, "segment": 374, "result": 20, "source": 15, "weight": 133,
+        "call": 3.8e6,
     },
     ("direct_nhwc", "input_grad"): {
-        "product": 1.44, "place": 154, "tile": 3200, "segment": 517, "result": 7.4, "source": 9.8, "weight": 126,
-        "call": 4.5e6,
+        "product": 1.36, "place": 142, "tile": 3350, "segment": 549, "result": 4.3, "source": 9, "weight": 127,
+        "call": 3.75e6,
     },
     ("direct_nhwc", "weight_grad"): {
-        "product": 1.5, "place": 100, "packed": 30, "tile": 4000, "source": 15, "weight": 83, "call": 5e6,
+        "product": 1.39, "place": 237, "packed": 13, "tile": 7520, "source": 11, "weight": 102, "call": 3.8e6,
     },
-    ("direct_depthwise_nhwc", "forward"): {"product": 2.7, "pair": 26, "place": 156, "result": 42, "call": 1.2e7},
-    ("direct_depthwise_nhwc", "input_grad"): {"product": 5.4, "place": 142, "result": 3, "source": 23, "call": 9.9e6},
-    ("direct_depthwise_nhwc", "weight_grad"): {"product": 7.9, "pair": 191, "source": 18, "weight": 190},
+    ("direct_depthwise_nhwc", "forward"): {"product": 3.8, "place": 122, "result": 45, "call": 3.5e6},
+    ("direct_depthwise_nhwc", "input_grad"): {"product": 6.2, "pair": 17, "place": 53, "source": 24, "call": 6e6},
+    ("direct_depthwise_nhwc", "weight_grad"): {"product": 7.6, "pair": 135, "source": 17, "weight": 160},
 }  # fmt: skip
 
 _REGISTERS_32: dict[tuple[str, str], Weights] = {
@@ -167,19 +167,19 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "product": 1.65, "plane": 53, "gradient": 71, "lanes": 338, "row": 800, "weight": 109, "call": 8.2e6,
     },
     ("direct_nhwc", "forward"): {
-        "product": 1.36, "place": 140, "tile": 2500, "segment": 399, "result": 22, "source": 17, "weight": 160,
-        "call": 4.3e6,
+        "product": 1.35, "place": 138, "tile": 2820, "segment": 374, "result": 20, "source": 15, "weight": 133,
+        "call": 3.8e6,
     },
     ("direct_nhwc", "input_grad"): {
-        "product": 1.44, "place": 154, "tile": 3200, "segment": 517, "result": 7.4, "source": 9.8, "weight": 126,
-        "call": 4.5e6,
+        "product": 1.36, "place": 142, "tile": 3350, "segment": 549, "result": 4.3, "source": 9, "weight": 127,
+        "call": 3.75e6,
     },
     ("direct_nhwc", "weight_grad"): {
-        "product": 1.5, "place": 100, "packed": 30, "tile": 4000, "source": 15, "weight": 83, "call": 5e6,
+        "product": 1.39, "place": 237, "packed": 13, "tile": 7520, "source": 11, "weight": 102, "call": 3.8e6,
     },
-    ("direct_depthwise_nhwc", "forward"): {"product": 2.7, "pair": 26, "place": 156, "result": 42, "call": 1.2e7},
-    ("direct_depthwise_nhwc", "input_grad"): {"product": 5.4, "place": 142, "result": 3, "source": 23, "call": 9.9e6},
-    ("direct_depthwise_nhwc", "weight_grad"): {"product": 7.9, "pair": 191, "source": 18, "weight": 190},
+    ("direct_depthwise_nhwc", "forward"): {"product": 3.8, "place": 122, "result": 45, "call": 3.5e6},
+    ("direct_depthwise_nhwc", "input_grad"): {"product": 6.2, "pair": 17, "place": 53, "source": 24, "call": 6e6},
+    ("direct_depthwise_nhwc", "weight_grad"): {"product": 7.6, "pair": 135, "source": 17, "weight": 160},
 }  # fmt: skip
 
 _WEIGHTS = _REGISTERS_32 if host.REGISTERS == 32 else _REGISTERS_16

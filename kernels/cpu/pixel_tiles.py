@@ -212,28 +212,29 @@ def _channelwise_tile(vectors: Vectors, arguments: list[Any]) -> None:
 
     def channels_from(at: Any, columns: int, part: Any) -> None:
         """Emit the sums of some vectors of channels, of which the last has `part`."""
-        places_at = [builder.add(at, index(r * lanes)) for r in range(columns)]
+        from_x, from_weight, from_start, to_out = (builder.gep(base, [at]) for base in (x, weight, start, out))
+        offsets = [index(r * lanes) for r in range(columns)]
         parts = [None] * (columns - 1) + [part]
 
         def add_tap(t: Any, sums: list[Any]) -> list[Any]:
             row = builder.gep(places, [builder.mul(builder.load(builder.gep(rows, [t])), places_row)])
-            here = builder.gep(weight, [builder.mul(t, weight_row)])
-            w = [vectors.load(here, place) for place in places_at]
+            here = builder.gep(from_weight, [builder.mul(t, weight_row)])
+            w = [vectors.load(here, offset) for offset in offsets]
             updated = []
             for m in range(height):
-                base = builder.gep(x, [builder.load(builder.gep(row, [index(m)]))])
-                for r, place in enumerate(places_at):
-                    value = vectors.load_part(parts[r], base, place)
+                base = builder.gep(from_x, [builder.load(builder.gep(row, [index(m)]))])
+                for r, offset in enumerate(offsets):
+                    value = vectors.load_part(parts[r], base, offset)
                     updated.append(vectors.multiply_add(value, w[r], sums[m * columns + r]))
             return updated
 
-        begin = [vectors.load(start, place) for place in places_at]
+        begin = [vectors.load(from_start, offset) for offset in offsets]
         sums = loop(builder, taps, begin * height, add_tap, unroll=False)
         for m in range(height):
             with builder.if_then(builder.icmp_signed("<", index(m), pixels)):
-                to = builder.gep(out, [builder.load(builder.gep(outs, [index(m)]))])
-                for r, place in enumerate(places_at):
-                    vectors.store_part(parts[r], sums[m * columns + r], to, place)
+                to = builder.gep(to_out, [builder.load(builder.gep(outs, [index(m)]))])
+                for r, offset in enumerate(offsets):
+                    vectors.store_part(parts[r], sums[m * columns + r], to, offset)
 
     _by_channels(vectors, channels, channels_from)
 
@@ -406,32 +407,32 @@ def _channelwise_sums(vectors: Vectors, arguments: list[Any]) -> None:
     ]
 
     def emit(at: Any, columns: int, part: Any) -> None:
-        places = [builder.add(at, index(r * vectors.lanes)) for r in range(columns)]
+        from_x, from_y, to_sums = (builder.gep(base, [at]) for base in (x, y, sums))
+        offsets = [index(r * vectors.lanes) for r in range(columns)]
         parts = [None] * (columns - 1) + [part]
 
         def read(base: Any) -> list[Any]:
-            return [vectors.load_part(each, base, place) for each, place in zip(parts, places)]
+            return [vectors.load_part(each, base, offset) for each, offset in zip(parts, offsets)]
 
         def add_pixel(i: Any, totals: list[Any]) -> list[Any]:
-            of_x = builder.gep(x, [builder.load(builder.gep(lefts, [i]))])
-            values = read(of_x)
+            values = read(builder.gep(from_x, [builder.load(builder.gep(lefts, [i]))]))
             updated: list[Any] = []
             for row in rows:
-                of_y = builder.gep(y, [builder.load(builder.gep(row, [i]))])
-                for value, other in zip(values, read(of_y)):
+                others = read(builder.gep(from_y, [builder.load(builder.gep(row, [i]))]))
+                for value, other in zip(values, others):
                     updated.append(vectors.multiply_add(other, value, totals[len(updated)]))
             return updated
 
         totals = loop(builder, count, [vectors.zero] * (most * columns), add_pixel, unroll=False)
         for t, is_there in enumerate(there):
-            to = builder.gep(sums, [builder.mul(channels, index(t))])
+            to = builder.gep(to_sums, [builder.mul(channels, index(t))])
             with builder.if_then(is_there), builder.if_else(adds) as (onto, anew):
                 for case, more in ((onto, True), (anew, False)):
                     with case:
                         before = read(to) if more else []
                         for r, total in enumerate(totals[t * columns : (t + 1) * columns]):
                             value = builder.fadd(total, before[r]) if more else total
-                            vectors.store_part(parts[r], value, to, places[r])
+                            vectors.store_part(parts[r], value, to, offsets[r])
 
     _by_channels(vectors, channels, emit)
 
