@@ -16,7 +16,7 @@ from fastdeconv.problem import Pass
 Array = NDArray[Any]
 
 # What a copied element takes, in multiplications at the machine's peak: see `fastdeconv.kernels.cpu.costs`.
-_MOVED = 115.0
+_MOVED = 130.0
 # Those for problems in which copies do not matter, or for proofs.
 _TINY = ("direct_loops", "reference")
 
