@@ -207,8 +207,6 @@ def _declines(g: Geometry) -> str | None:
         return f"vector code is for float32 and float64, not {g.dtype}"
     if g.group_in == g.group_out == 1:
         return "leaves groups of one channel to kernels for depthwise layers"
-    if g.batch == 0:
-        return "has nothing to sum for a batch of 0"
     return places.too_many(g) or (None if _cut(g).lists[0].runs else "has no tap that reaches the output")
 
 

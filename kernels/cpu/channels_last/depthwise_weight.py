@@ -76,8 +76,6 @@ def _cut(g: Geometry) -> _Cut:
 def _declines(g: Geometry) -> str | None:
     if (reason := depthwise.declines(g)) is not None:
         return reason
-    if g.batch == 0:
-        return "has nothing to sum for a batch of 0"
     return None if _cut(g).lists[0].runs else "has no tap that reaches the output"
 
 

@@ -167,7 +167,7 @@ def fields(g: Geometry, forward: bool, lists: list[PhaseList]) -> dict[str, Any]
 
 
 class Tables(NamedTuple):
-    """What kernels read; the last three are those of phases and their taps, in the order of lists.
+    """What kernels read; the last two are of phases and of their taps, in the order of lists.
 
     Attributes
     ----------
