@@ -36,8 +36,8 @@ def interchanged(implementation: Implementation, pass_: Pass, depthwise: Impleme
     if cost is not None:
         counts = cost.counts
         cost = Cost(
-            lambda g: {**counts(_first(g)), "moved": sum(map(math.prod, (g.input_shape, g.output_shape)))},
-            {**cost.weights, "moved": _MOVED},
+            lambda g: {**counts(_first(g)), "interchanged": sum(map(math.prod, (g.input_shape, g.output_shape)))},
+            {**cost.weights, "interchanged": _MOVED},
         )
     return implementation._replace(
         declines=lambda g: implementation.declines(_first(g)),

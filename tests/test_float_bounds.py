@@ -36,7 +36,7 @@ def float_case(p, pass_, one_sign):
 
 
 def check(p, pass_, algorithm, one_sign=False):
-    a, b, want, bound = float_case(p, pass_, one_sign)
+    a, b, want, bound = float_case(replace(p, channels_last=False), pass_, one_sign)
     if algorithm == "winograd":
         # Outputs of a tile share sums and differences, and so each other's rounding: what bounds one bounds all of the
         # plane (of the kernel, in the weight gradient).
@@ -109,7 +109,7 @@ def test_what_is_not_finite_reaches_all_it_touches(pass_, algorithm, p, value):
     implementation = next(i for of, i in IMPLEMENTATIONS if of == pass_ and i.name == algorithm)
     documentation = importlib.import_module(implementation.bind.__module__).__doc__
     for which in range(2):
-        inputs, at, marked = touched(p, pass_, which)
+        inputs, at, marked = touched(replace(p, channels_last=False), pass_, which)
         inputs = [a.astype("float32") for a in inputs]
         inputs[which][at] = value
         broken = ~np.isfinite(call(p, pass_, *inputs, algorithm))

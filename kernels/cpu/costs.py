@@ -15,6 +15,24 @@ from fastdeconv.kernels.cpu import host
 
 Weights = Mapping[str, float]
 
+# With 16 registers and with 32.
+_CHANNELS_LAST: dict[tuple[str, str], Weights] = {
+    ("direct_nhwc", "forward"): {
+        "product": 1.35, "place": 138, "tile": 2820, "segment": 374, "result": 20, "source": 15, "weight": 133,
+        "call": 3.8e6,
+    },
+    ("direct_nhwc", "input_grad"): {
+        "product": 1.36, "place": 142, "tile": 3350, "segment": 549, "result": 4.3, "source": 9, "weight": 127,
+        "call": 3.75e6,
+    },
+    ("direct_nhwc", "weight_grad"): {
+        "product": 1.39, "place": 237, "packed": 13, "tile": 7520, "source": 11, "weight": 102, "call": 3.8e6,
+    },
+    ("direct_depthwise_nhwc", "forward"): {"product": 3.8, "place": 122, "result": 45, "call": 3.5e6},
+    ("direct_depthwise_nhwc", "input_grad"): {"product": 6.2, "pair": 17, "place": 53, "source": 24, "call": 6e6},
+    ("direct_depthwise_nhwc", "weight_grad"): {"product": 7.6, "pair": 135, "source": 17, "weight": 160},
+}  # fmt: skip
+
 _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_pointwise", "forward"): {"product": 4.1, "weight": 69, "result": 16},
     ("direct_pointwise", "input_grad"): {"product": 2.2, "result": 40},
@@ -78,20 +96,7 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_dot", "weight_grad"): {
         "product": 1.8, "plane": 47, "gradient": 64, "lanes": 51, "row": 1240, "weight": 450, "call": 6.4e6,
     },
-    ("direct_nhwc", "forward"): {
-        "product": 1.35, "place": 138, "tile": 2820, "segment": 374, "result": 20, "source": 15, "weight": 133,
-        "call": 3.8e6,
-    },
-    ("direct_nhwc", "input_grad"): {
-        "product": 1.36, "place": 142, "tile": 3350, "segment": 549, "result": 4.3, "source": 9, "weight": 127,
-        "call": 3.75e6,
-    },
-    ("direct_nhwc", "weight_grad"): {
-        "product": 1.39, "place": 237, "packed": 13, "tile": 7520, "source": 11, "weight": 102, "call": 3.8e6,
-    },
-    ("direct_depthwise_nhwc", "forward"): {"product": 3.8, "place": 122, "result": 45, "call": 3.5e6},
-    ("direct_depthwise_nhwc", "input_grad"): {"product": 6.2, "pair": 17, "place": 53, "source": 24, "call": 6e6},
-    ("direct_depthwise_nhwc", "weight_grad"): {"product": 7.6, "pair": 135, "source": 17, "weight": 160},
+    **_CHANNELS_LAST,
 }  # fmt: skip
 
 _REGISTERS_32: dict[tuple[str, str], Weights] = {
@@ -166,20 +171,7 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_dot", "weight_grad"): {
         "product": 1.65, "plane": 53, "gradient": 71, "lanes": 338, "row": 800, "weight": 109, "call": 8.2e6,
     },
-    ("direct_nhwc", "forward"): {
-        "product": 1.35, "place": 138, "tile": 2820, "segment": 374, "result": 20, "source": 15, "weight": 133,
-        "call": 3.8e6,
-    },
-    ("direct_nhwc", "input_grad"): {
-        "product": 1.36, "place": 142, "tile": 3350, "segment": 549, "result": 4.3, "source": 9, "weight": 127,
-        "call": 3.75e6,
-    },
-    ("direct_nhwc", "weight_grad"): {
-        "product": 1.39, "place": 237, "packed": 13, "tile": 7520, "source": 11, "weight": 102, "call": 3.8e6,
-    },
-    ("direct_depthwise_nhwc", "forward"): {"product": 3.8, "place": 122, "result": 45, "call": 3.5e6},
-    ("direct_depthwise_nhwc", "input_grad"): {"product": 6.2, "pair": 17, "place": 53, "source": 24, "call": 6e6},
-    ("direct_depthwise_nhwc", "weight_grad"): {"product": 7.6, "pair": 135, "source": 17, "weight": 160},
+    **_CHANNELS_LAST,
 }  # fmt: skip
 
 _WEIGHTS = _REGISTERS_32 if host.REGISTERS == 32 else _REGISTERS_16

@@ -136,7 +136,8 @@ def _cut(g: Geometry, forward: bool) -> _Cut:
     return _Cut(lists, shape, width, blocks, chunks, parts, most, longest, joined)
 
 
-def _declines(g: Geometry) -> str | None:
+def declines(g: Geometry) -> str | None:
+    """Return why these kernels, and that of the weight gradient, cannot serve a problem, or None."""
     if not g.channels_last:
         return "serves arrays with channels last"
     if g.dtype not in ("float32", "float64"):
@@ -260,10 +261,10 @@ def _bind_input_grad(g: Geometry) -> Bound:
 
 _IDEA = "register tiles of pixels × channels of arrays with channels last, as they lie"
 FORWARD = Implementation(
-    "direct_nhwc", _IDEA, _declines, _bind_forward,
+    "direct_nhwc", _IDEA, declines, _bind_forward,
     cost=Cost(partial(_counts, forward=True), weights_of("direct_nhwc", "forward")), channels_last=True,
 )  # fmt: skip
 INPUT_GRAD = Implementation(
-    "direct_nhwc", _IDEA, _declines, _bind_input_grad,
+    "direct_nhwc", _IDEA, declines, _bind_input_grad,
     cost=Cost(partial(_counts, forward=False), weights_of("direct_nhwc", "input_grad")), channels_last=True,
 )  # fmt: skip

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host, workspace
 from fastdeconv.kernels.cpu.buffers import empty
-from fastdeconv.kernels.cpu.channels_last import places
+from fastdeconv.kernels.cpu.channels_last import dense, places
 from fastdeconv.kernels.cpu.channels_last.places import LIST, list_pixels
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.jit import device_function, kernel
@@ -201,13 +201,9 @@ def _cut(g: Geometry) -> _Cut:
 
 
 def _declines(g: Geometry) -> str | None:
-    if not g.channels_last:
-        return "serves arrays with channels last"
-    if g.dtype not in ("float32", "float64"):
-        return f"vector code is for float32 and float64, not {g.dtype}"
-    if g.group_in == g.group_out == 1:
-        return "leaves groups of one channel to kernels for depthwise layers"
-    return places.too_many(g) or (None if _cut(g).lists[0].runs else "has no tap that reaches the output")
+    if (reason := dense.declines(g)) is not None:
+        return reason
+    return None if _cut(g).lists[0].runs else "has no tap that reaches the output"
 
 
 def _counts(g: Geometry) -> dict[str, float]:
