@@ -125,7 +125,7 @@ def run(p: Plan, a: Array, b: Array, out: Array, *bias: Array | None) -> Array:
 
 def vector(a: Array, ndim: int, channels_last: bool) -> Array:
     """Return an array's elements in the order of kernels, as a view if they lie so."""
-    return pixels_first(ndim, a).ravel() if channels_last else to_vector(a)
+    return np.asarray(pixels_first(ndim, a)).ravel() if channels_last else to_vector(a)
 
 
 def into(run: Run, out: Array, *vectors: Array | None) -> Array:

@@ -9,6 +9,7 @@ from fastdeconv.arrays import operand, same_dtype
 from fastdeconv.calls import with_channels
 from fastdeconv.devices import resolve
 from fastdeconv.dispatch import Plan, plan, table_of
+from fastdeconv.layouts import channels_last
 from fastdeconv.precision import get_float32_precision
 from fastdeconv.problem import PASSES, IntOrTuple, Pass, Problem, shown
 
@@ -163,4 +164,5 @@ def problem_of(
         groups=groups,
         dilation=dilation,
         output_size=output_size,
+        channels_last=channels_last(min(ndim, 3), x),
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastdeconv.arrays import dtype_of_both, namespace, operand, result, returned, same_dtype
 from fastdeconv.calls import Shape, check_grad_output, plan_call, run, with_channels
 from fastdeconv.devices import resolve
-from fastdeconv.layouts import channels_last, new_channels_last
+from fastdeconv.layouts import channels_last, new_channels_last, to_vector
 from fastdeconv.problem import IntOrTuple, as_shape
 
 Array = NDArray[Any]
@@ -63,6 +63,8 @@ def bias_grad(ndim: int, gy: Array) -> Array:
     elif wide.itemsize < 4:
         wide = np.dtype("float32")
     # NumPy sums pairwise along contiguous memory only: each plane first, then the planes of each channel.
+    if isinstance(gy, np.ndarray):
+        gy = to_vector(gy).reshape(gy.shape)
     with np.errstate(all="ignore"):
         planes = gy.reshape(*gy.shape[:2], math.prod(gy.shape[2:])).sum(axis=2, dtype=wide)
         total: Array = namespace(gy).ascontiguousarray(planes.T).sum(axis=1, dtype=wide).astype(gy.dtype)
@@ -98,7 +100,7 @@ _INPUT_DOC = """Return the gradient of ``Σ grad_output · conv_transpose{n}d(in
     Returns
     -------
     ndarray, shape input_size
-        For complex arrays in the convention of torch and JAX.
+        With channels last in memory if grad_output has them so. For complex arrays in the convention of torch and JAX.
 
     Raises
     ------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastdeconv import memory
@@ -26,13 +25,14 @@ def interchanged(implementation: Implementation, pass_: Pass, depthwise: Impleme
 
     One that does not tell its cost yields to that of depthwise layers, which takes arrays as they lie.
     """
+    cost = implementation.cost
+    yields_too = cost is None and implementation.name not in _TINY
 
     def yields(g: Geometry) -> str | None:
-        if (reason := implementation.yields(_first(g))) is not None or cost is not None or implementation.name in _TINY:
+        if (reason := implementation.yields(_first(g))) is not None or not yields_too:
             return reason
         return None if depthwise.declines(g) else f"copies the arrays, which {depthwise.name} does not"
 
-    cost = implementation.cost
     if cost is not None:
         counts = cost.counts
         cost = Cost(
@@ -54,8 +54,7 @@ def _first(g: Geometry) -> Geometry:
 def _bind(implementation: Implementation, pass_: Pass, g: Geometry) -> Bound:
     bound = implementation.bind(_first(g))
     x, y = (g.batch, g.in_channels, math.prod(g.input)), (g.batch, g.out_channels, math.prod(g.output))
-    copied = sum(math.prod(shape) for shape in (x, y) if min(shape[1:]) > 1) * np.dtype(g.dtype).itemsize
-    scratch = copied + (bound.workspace if isinstance(bound, Bound) else 0)
+    scratch = bound.workspace if isinstance(bound, Bound) else 0
     if pass_ == "weight_grad":
         return Bound(lambda left, right, gw: bound(_to_first(left, *x), _to_first(right, *y), gw), scratch)
     if pass_ == "input_grad":

@@ -38,7 +38,7 @@ def channels_last(ndim: int, *arrays: Any) -> bool:
     Not if all of them may as well have them first.
     """
     for a in arrays:
-        if a is not None and not (type(a) is np.ndarray and a.flags.c_contiguous):
+        if a is not None and not (isinstance(a, np.ndarray) and a.flags.c_contiguous):
             break
     else:
         return False

@@ -38,8 +38,8 @@ def set_workspace_limit(limit: int | None) -> None:
     -----
     The limit is that of one call. It counts padded copies, packed or transformed weights, and the buffers of all
     threads that Numba may start (NUMBA_NUM_THREADS). It does not count the copies around a kernel: of arguments that
-    are not contiguous, and of those whose element type is computed in another one. Between calls, each Python thread
-    keeps those of its buffers that have at most 64 MiB.
+    are not contiguous, or have channels last where the kernel takes them first, and of those whose element type is
+    computed in another one. Between calls, each Python thread keeps those of its buffers that have at most 64 MiB.
     """
     global _limit
     if limit is not None:

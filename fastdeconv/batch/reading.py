@@ -97,7 +97,7 @@ def _read_array(source: Array, lanes: Sequence[Lane], turns: Iterator[int], budg
             if as_views and isinstance(lane, HostLane):
                 stack = source[first : first + share.items]
             else:
-                stack = _stack(lane, kind, share, budget)
+                stack = _stack(lane, kind, _order(source[0]), share, budget)
                 stack[...] = source[first : first + len(stack)]
         except MemoryError as error:
             yield Batch(first, None, None, lane, error=without_locals(error))
@@ -127,10 +127,10 @@ def _read_iterable(
         if isinstance(item, Exception):
             yield Batch(first, None, None, lane, error=item)
             continue
-        kind = item.shape, item.dtype
+        kind, order = (item.shape, item.dtype), _order(item)
         try:
             share = budget.take(turn, kind, item.nbytes, None)
-            stack = _stack(lane, kind, share, budget)
+            stack = _stack(lane, kind, order, share, budget)
         except MemoryError as error:
             yield Batch(first, None, None, lane, error=without_locals(error))
             continue
@@ -138,7 +138,7 @@ def _read_iterable(
         count = 1
         while count < len(stack):
             pending = next(items, None)
-            if not isinstance(pending, tuple) or _kind(pending[1]) != kind:
+            if not isinstance(pending, tuple) or _kind(pending[1]) != kind or _order(pending[1]) != order:
                 break
             stack[count] = pending[1]
             count += 1
@@ -172,8 +172,19 @@ def _kind(item: Array | TypeError) -> Kind | None:
     return None if isinstance(item, TypeError) else (item.shape, item.dtype)
 
 
-def _stack(lane: Lane, kind: Kind, share: Share, budget: Budget) -> Array:
+def _order(item: Any) -> tuple[int, ...]:
+    """Return the axes of an item as they follow one another in memory if its elements are adjacent, or in order."""
+    axes = tuple(range(item.ndim))
+    if item.flags.c_contiguous:
+        return axes
+    found = tuple(sorted(axes, key=lambda axis: -item.strides[axis]))
+    return found if item.transpose(found).flags.c_contiguous else axes
+
+
+def _stack(lane: Lane, kind: Kind, order: tuple[int, ...], share: Share, budget: Budget) -> Array:
     """Allocate memory for the items of a share, or for fewer if there is none for so many.
+
+    On the host they lie as the first one does, so that each is computed as it would be alone.
 
     Raises
     ------
@@ -183,7 +194,10 @@ def _stack(lane: Lane, kind: Kind, share: Share, budget: Budget) -> Array:
     items = share.items
     while True:
         try:
-            return lane.empty((items, *kind[0]), kind[1])
+            if not isinstance(lane, HostLane):
+                return lane.empty((items, *kind[0]), kind[1])
+            stack = lane.empty((items, *(kind[0][axis] for axis in order)), kind[1])
+            return stack.transpose(0, *(1 + order.index(axis) for axis in range(len(order))))
         except Exception as error:
             if items == 1 or not lane.is_out_of_memory(error):
                 budget.forget(kind)

@@ -39,7 +39,6 @@ LAYOUT = np.dtype(
     [
         *places.FIELDS,
         ("pixels", "i8"),  # of all images, as the largest phase has them
-        ("groups", "i8"),
         ("chunks", "i8"),  # of pixels
         ("parts", "i8"),  # of the blocks
         ("blocks", "i8"),  # of channels, in a group

@@ -69,7 +69,7 @@ def _cut(g: Geometry) -> _Cut:
     pixels = g.batch * math.prod(g.input)
     reach = 1 + math.prod(min(s, k) for s, k in zip(g.stride, g.kernel))
     most = min(_MOST, _ARRAYS // (g.in_channels * reach * np.dtype(g.dtype).itemsize), -(-pixels // UNITS))
-    chunks = -(-pixels // places.most_pixels(lists, 1, most))
+    chunks = max(1, -(-pixels // places.most_pixels(lists, 1, most)))
     return _Cut(lists, pixels, chunks, -(-pixels // chunks), min(UNITS, chunks))
 
 

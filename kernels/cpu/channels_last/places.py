@@ -76,12 +76,24 @@ class PhaseList(NamedTuple):
     phases: list[Phase]
 
 
-def _axis_taps(kernel: int, stride: int, padding: int, dilation: int, phase: int | None) -> list[tuple[int, int]]:
-    """Return the (offset, tap) of one axis, by offset; of one phase in the forward pass, of all in the other."""
-    if phase is None:
-        return [(dilation * t - padding, t) for t in range(kernel)]
-    there = [t for t in range(kernel) if (phase + padding - dilation * t) % stride == 0]
-    return sorted(((phase + padding - dilation * t) // stride, t) for t in there)
+def _axis_taps(
+    kernel: int, stride: int, padding: int, dilation: int, size: int, source: int, forward: bool
+) -> list[list[tuple[int, int]]]:
+    """Return the (offset, tap) of one axis by phase, and in each by offset; the input gradient has one phase.
+
+    A tap that reaches no pixel of the source for any j is left out.
+    """
+    step, from_step = (stride, 1) if forward else (1, stride)
+    phases: list[list[tuple[int, int]]] = [[] for _ in range(min(step, size))]
+    for t in range(kernel):
+        if forward:
+            phase = (dilation * t - padding) % stride
+            offset = (phase + padding - dilation * t) // stride
+        else:
+            phase, offset = 0, dilation * t - padding
+        if phase < len(phases) and offset < source and offset + from_step * ((size - 1 - phase) // step) >= 0:
+            phases[phase].append((offset, t))
+    return [sorted(taps) for taps in phases]
 
 
 def phase_lists(g: Geometry, forward: bool, join: bool) -> list[PhaseList]:
@@ -89,39 +101,35 @@ def phase_lists(g: Geometry, forward: bool, join: bool) -> list[PhaseList]:
     size, source = (g.output, g.input) if forward else (g.input, g.output)
     join = join and g.groups == 1 and (g.group_in if forward else g.group_out) < _FEW
     step = g.stride if forward else (1, 1, 1)
+    axes = [
+        _axis_taps(k, s, p, d, m, n, forward)
+        for k, s, p, d, m, n in zip(g.kernel, g.stride, g.padding, g.dilation, size, source)
+    ]
     found: dict[Axes, PhaseList] = {}
-    for first in itertools.product(*(range(min(s, n)) for s, n in zip(step, size))):
-        axes = [
-            # A tap that reaches no pixel of the source for any j is left out.
-            [
-                (offset, t)
-                for offset, t in _axis_taps(k, s, p, d, phase if forward else None)
-                if offset < n and offset + (1 if forward else s) * ((m - 1 - phase) // q) >= 0
-            ]
-            for k, s, p, d, phase, m, n, q in zip(g.kernel, g.stride, g.padding, g.dilation, first, size, source, step)
-        ]
+    numbers: dict[Axes, dict[tuple[Axes, int], int]] = {}  # of the runs of a list
+    for first in itertools.product(*(range(len(phases)) for phases in axes)):
         pixels: Any = tuple(-(-(n - f) // s) for n, f, s in zip(size, first, step))
-        shared = found.setdefault(pixels, PhaseList(pixels, [], []))
-        shared.phases.append(Phase(first, _runs(g, axes, join, shared.runs)))  # type: ignore[arg-type]
+        shared, number = found.setdefault(pixels, PhaseList(pixels, [], [])), numbers.setdefault(pixels, {})
+        runs = _runs(g.kernel, [phases[f] for phases, f in zip(axes, first)], join)
+        for run in runs:
+            number.setdefault((run[0], len(run[1])), len(number))
+        shared.runs.extend(itertools.islice(number, len(shared.runs), None))
+        shared.phases.append(
+            Phase(first, [(number[offset, len(taps)], taps) for offset, taps in runs])  # type: ignore[arg-type]
+        )
     return list(found.values())
 
 
-def _runs(
-    g: Geometry, axes: list[list[tuple[int, int]]], join: bool, known: list[tuple[Axes, int]]
-) -> list[tuple[int, list[int]]]:
-    """Return the runs of one phase, whose taps on each axis are given; those that are not known yet become so."""
+def _runs(kernel: Axes, axes: list[list[tuple[int, int]]], join: bool) -> list[tuple[Axes, list[int]]]:
+    """Return the (offset, taps) of the runs of one phase, whose taps on each axis are given."""
     runs: list[tuple[Axes, list[int]]] = []
     for (o0, t0), (o1, t1), (o2, t2) in itertools.product(*axes):
-        tap = (t0 * g.kernel[1] + t1) * g.kernel[2] + t2
+        tap = (t0 * kernel[1] + t1) * kernel[2] + t2
         if join and runs and runs[-1][0] == (o0, o1, o2 - len(runs[-1][1])):
             runs[-1][1].append(tap)
         else:
             runs.append(((o0, o1, o2), [tap]))
-    number = {run: i for i, run in enumerate(known)}
-    for offset, taps in runs:
-        if number.setdefault((offset, len(taps)), len(known)) == len(known):
-            known.append((offset, len(taps)))
-    return [(number[offset, len(taps)], taps) for offset, taps in runs]
+    return runs
 
 
 def foremost(g: Geometry, forward: bool, each: PhaseList) -> set[int]:
