@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ LEARNING_RATE = 2.0**-10
 
 
 class Operands:
-    """Random input, weight and output gradient of one problem, in the layout of its descriptor.
+    """Random input, weight and output gradient of one problem, with channels first whatever its descriptor says.
 
     Those of types of 16 bits are arrays of float32, whose values the type has.
     """
@@ -39,14 +40,15 @@ class Operands:
         self.x = draw(problem.input_shape)
         self.w = draw(problem.weight_shape)
         self.gy = draw(problem.output_shape)
-        if problem.channels_last:
-            self.x, self.gy = (channels_last(a, problem.ndim) for a in (self.x, self.gy))
 
-
-def channels_last(a: Array, ndim: int) -> Array:
-    """Return an array of the same shape and values with its channels side by side in memory."""
-    axis = -ndim - 1
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, axis, -1)), -1, axis)
+    def channels_last(self) -> Operands:
+        """Return the same with channels side by side in the memory of input and output gradient."""
+        axis = -self.problem.ndim - 1
+        moved = copy(self)
+        moved.x, moved.gy = (
+            np.moveaxis(np.ascontiguousarray(np.moveaxis(a, axis, -1)), -1, axis) for a in (self.x, self.gy)
+        )
+        return moved
 
 
 def flops(problem: Problem, pass_: TimedPass) -> int:

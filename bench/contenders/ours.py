@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from copy import copy
 from functools import partial
 from typing import Any
 
 import fastdeconv as fd
 from fastdeconv.bench.contenders.base import Compute, Contender
-from fastdeconv.bench.operands import LEARNING_RATE, Array, Operands, TimedPass, channels_last
+from fastdeconv.bench.operands import LEARNING_RATE, Array, Operands, TimedPass
 from fastdeconv.problem import Problem
 
 
@@ -18,7 +17,7 @@ class Fastdeconv(Contender):
     name = "fastdeconv"
     modules = ("fastdeconv",)
     install = "fastdeconv"
-    conditions = "NumPy arrays, channels first; Numba's threads"
+    conditions = "NumPy arrays, channels first unless the layer says otherwise; Numba's threads"
     is_peer = False
 
     def __init__(self, threads: int) -> None:
@@ -26,6 +25,8 @@ class Fastdeconv(Contender):
 
     def compute(self, operands: Operands, pass_: TimedPass) -> Compute:
         """Return a function that computes the pass."""
+        if operands.problem.channels_last:
+            operands = operands.channels_last()
         p, x, w, gy = operands.problem, operands.x, operands.w, operands.gy
         keywords = parameters(p)
         forward = getattr(fd, f"conv_transpose{p.ndim}d")
@@ -60,10 +61,7 @@ class FastdeconvChannelsLast(Fastdeconv):
 
     def compute(self, operands: Operands, pass_: TimedPass) -> Compute:
         """Return a function that computes the pass."""
-        ndim = operands.problem.ndim
-        moved = copy(operands)
-        moved.x, moved.gy = channels_last(operands.x, ndim), channels_last(operands.gy, ndim)
-        return super().compute(moved, pass_)
+        return super().compute(operands.channels_last(), pass_)
 
 
 class FastdeconvPrepared(Fastdeconv):
@@ -75,6 +73,8 @@ class FastdeconvPrepared(Fastdeconv):
 
     def compute(self, operands: Operands, pass_: TimedPass) -> Compute:
         """Return a function that computes the forward pass."""
+        if operands.problem.channels_last:
+            operands = operands.channels_last()
         return partial(fd.prepare(operands.w, **parameters(operands.problem)), operands.x)
 
 
