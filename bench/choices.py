@@ -157,7 +157,7 @@ def _report(timed: list[Timed], pass_: Pass) -> None:
 def _fit(timed: list[Timed], pass_: Pass, channels_last: bool) -> None:
     peak = flops_per_second("float32") / 2
     costs: dict[str, Callable[[Geometry], dict[str, float]]] = {
-        i.name: i.cost.counts for i in TABLES["cpu", pass_] if i.cost is not None and i.channels_last == channels_last
+        i.name: i.cost.counts for i in TABLES["cpu", pass_] if i.cost is not None and channels_last in i.channels_last
     }
     for name, counts in costs.items():
         rows = [(counts(geometry_of(each.problem)), each.seconds[name] * peak)

@@ -309,7 +309,7 @@ def table_of(
         table = TABLES["cpu", pass_]
         if not channels_last:
             return table
-        return tuple(i if i.channels_last else interchanged(i, pass_, _DEPTHWISE[pass_]) for i in table)
+        return tuple(i if True in i.channels_last else interchanged(i, pass_, _DEPTHWISE[pass_]) for i in table)
     return _cuda().table(number(device), pass_, ndim, tf32)  # type: ignore[no-any-return]
 
 

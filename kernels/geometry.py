@@ -127,14 +127,20 @@ class Cost:
         ``counts(geometry)`` tells how many there are of each kind of work, those of no weight among them.
     weights : mapping of str to float
         What one of a kind takes, in multiplications at the machine's peak.
+    channels_last : mapping of str to float, optional
+        The same for arrays with channels last, if it is not the same.
     """
 
     counts: Callable[[Geometry], dict[str, float]]
     weights: Mapping[str, float]
+    channels_last: Mapping[str, float] | None = None
 
     def __call__(self, geometry: Geometry) -> float:
         """Return the time, in multiplications at the machine's peak."""
-        return sum(self.weights.get(kind, 0.0) * count for kind, count in self.counts(geometry).items())
+        weights = self.weights
+        if geometry.channels_last and self.channels_last is not None:
+            weights = self.channels_last
+        return sum(weights.get(kind, 0.0) * count for kind, count in self.counts(geometry).items())
 
 
 class Implementation(NamedTuple):
@@ -159,8 +165,9 @@ class Implementation(NamedTuple):
     batch_invariant : bool
         Whether an image's result is the same to the bit however many images come with it. Of no meaning in the weight
         gradient, which sums images.
-    channels_last : bool
-        Whether it takes x and y with channels last, as they lie. Others get copies with channels first.
+    channels_last : tuple of bool
+        The values of `Geometry.channels_last` that it takes. If only False, it gets copies of arrays with channels
+        last.
     """
 
     name: str
@@ -170,7 +177,7 @@ class Implementation(NamedTuple):
     yields: Callable[[Geometry], str | None] = never
     cost: Cost | None = None
     batch_invariant: bool = True
-    channels_last: bool = False
+    channels_last: tuple[bool, ...] = (False,)
 
     def workspace(self, geometry: Geometry) -> int:
         """Return the bytes of scratch memory that a run takes, with all threads that Numba may start."""

@@ -13,7 +13,7 @@ from cases import (
     call,
     declines,
     floats,
-    in_layout_of,
+    in_layouts_of,
     integers,
     oracle,
     poisoned,
@@ -69,8 +69,8 @@ def test_a_kernel_takes_what_it_tells(pass_, algorithm, p, monkeypatch):
 @pytest.mark.quick
 @pytest.mark.parametrize(("pass_", "implementation"), IMPLEMENTATIONS, ids=lambda value: getattr(value, "name", value))
 def test_threads_add_their_own(pass_, implementation, monkeypatch):
-    there = (in_layout_of(implementation, p) for p in CASES.values())
-    served = [p for p in there if p is not None and declines(implementation, pass_, p) is None]
+    there = (p for case in CASES.values() for p in in_layouts_of(implementation, case))
+    served = [p for p in there if declines(implementation, pass_, p) is None]
     grown = 0
     for p in served:
         needs = []

@@ -1,7 +1,8 @@
 """Rows of channels to columns and back: vectors whose lanes are channels, one for each pixel.
 
-Arrays have pixels side by side and channels a plane apart. A block of as many channels as a vector has lanes is
-transposed in registers, so that reads and writes on both sides are whole vectors.
+Where arrays have pixels side by side and channels a plane apart, a block of as many channels as a vector has lanes is
+transposed in registers, so that reads and writes on both sides are whole vectors. Where channels are side by side,
+pixels are such vectors already.
 """
 
 from __future__ import annotations
@@ -74,17 +75,7 @@ def to_rows(
     """
     integer = types.int64
     signature = types.void(array, integer, integer, integer, columns, integer, extra, integer, integer, types.boolean)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, array_at, step, channels, columns, columns_at, extra, extra_at, count, add = arguments
-        target = pointer(context, builder, signature.args[0], array, array_at)
-        source = pointer(context, builder, signature.args[4], columns, columns_at)
-        addend = pointer(context, builder, signature.args[6], extra, extra_at)
-        values = [target, step, channels, source, addend, count, builder.zext(add, ir.IntType(64))]
-        call_once_compiled(builder, "to_rows", signature.args[0].dtype, values, _to_rows)
-        return context.get_dummy_value()
-
-    return signature, generate
+    return signature, _writing("to_rows", _to_rows)
 
 
 def _to_rows(vectors: Vectors, arguments: list[Any]) -> None:
@@ -113,6 +104,109 @@ def _to_rows(vectors: Vectors, arguments: list[Any]) -> None:
         _by_blocks(vectors, channels, count, whole, part)
 
     switch(builder, add, range(2), emit)
+
+
+@intrinsic
+def read_pixels(
+    typing_context: Any, columns: Any, columns_at: Any,
+    array: Any, array_at: Any, pixel_step: Any, channels: Any, count: Any, ahead: Any,
+) -> Any:  # fmt: skip
+    """Do ``columns[columns_at + j·lanes + c] = array[array_at + j·pixel_step + c]``, 0 from lane `channels` on.
+
+    j runs over `count` pixels. Meanwhile as many vectors of the array, from the element `ahead` on, are brought into
+    the second cache.
+    """
+    integer = types.int64
+    signature = types.void(columns, integer, array, integer, integer, integer, integer, integer)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        columns, columns_at, array, array_at, step, channels, count, ahead = arguments
+        target = pointer(context, builder, signature.args[0], columns, columns_at)
+        source = pointer(context, builder, signature.args[2], array, array_at)
+        expected = pointer(context, builder, signature.args[2], array, ahead)
+        values = [target, source, step, channels, count, expected]
+        call_once_compiled(builder, "read_pixels", signature.args[0].dtype, values, _read_pixels)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _read_pixels(vectors: Vectors, arguments: list[Any]) -> None:
+    target, source, step, channels, count, ahead = arguments
+    builder = vectors.builder
+
+    def pixel(j: Any, present: Any) -> None:
+        place = builder.mul(j, step)
+        value = vectors.load_part(present, source, place)
+        vectors.prefetch(ahead, builder.mul(j, index(vectors.lanes)), level=2)
+        vectors.store(value, target, builder.mul(j, index(vectors.lanes)))
+
+    _by_pixels(vectors, channels, count, pixel)
+
+
+@intrinsic
+def write_pixels(
+    typing_context: Any, array: Any, array_at: Any, pixel_step: Any, channels: Any,
+    columns: Any, columns_at: Any, extra: Any, extra_at: Any, count: Any, add: Any,
+) -> Any:  # fmt: skip
+    """Do ``array[array_at + j·pixel_step + c] = columns[columns_at + j·lanes + c] + extra[extra_at + c]``.
+
+    c runs over `channels`, j over `count`; if `add`, what is there already is added too.
+    """
+    integer = types.int64
+    signature = types.void(array, integer, integer, integer, columns, integer, extra, integer, integer, types.boolean)
+    return signature, _writing("write_pixels", _write_pixels)
+
+
+def _write_pixels(vectors: Vectors, arguments: list[Any]) -> None:
+    target, step, channels, source, addend, count, add = arguments
+    builder = vectors.builder
+    extra = vectors.load(addend, index(0))
+
+    def emit(adding: int) -> None:
+        def pixel(j: Any, present: Any) -> None:
+            place = builder.mul(j, step)
+            value = builder.fadd(vectors.load(source, builder.mul(j, index(vectors.lanes))), extra)
+            if adding:
+                value = builder.fadd(value, vectors.load_part(present, target, place))
+            vectors.store_part(present, value, target, place)
+
+        _by_pixels(vectors, channels, count, pixel)
+
+    switch(builder, add, range(2), emit)
+
+
+def _writing(name: str, emit: Callable[[Vectors, list[Any]], None]) -> Callable[..., Any]:
+    """Return what generates a call of a function that writes columns to an array."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, array_at, step, channels, columns, columns_at, extra, extra_at, count, add = arguments
+        target = pointer(context, builder, signature.args[0], array, array_at)
+        source = pointer(context, builder, signature.args[4], columns, columns_at)
+        addend = pointer(context, builder, signature.args[6], extra, extra_at)
+        values = [target, step, channels, source, addend, count, builder.zext(add, ir.IntType(64))]
+        call_once_compiled(builder, name, signature.args[0].dtype, values, emit)
+        return context.get_dummy_value()
+
+    return generate
+
+
+def _by_pixels(vectors: Vectors, channels: Any, count: Any, pixel: Callable[[Any, Any], None]) -> None:
+    """Emit a loop over pixels: ``pixel(number, None)``, or how many lanes there are instead of None."""
+    builder = vectors.builder
+
+    def every(present: Any) -> None:
+        def body(j: Any, carried: list[Any]) -> list[Any]:
+            pixel(j, present)
+            return carried
+
+        loop(builder, count, [], body)
+
+    with builder.if_else(builder.icmp_signed(">=", channels, index(vectors.lanes))) as (whole, part):
+        with whole:
+            every(None)
+        with part:
+            every(channels)
 
 
 def _by_blocks(

@@ -15,7 +15,7 @@ from fastdeconv.kernels.cpu import host
 
 Weights = Mapping[str, float]
 
-# With 16 registers and with 32.
+# For arrays with channels last; kernels that are not told apart have the same weights for both layouts.
 _CHANNELS_LAST: dict[tuple[str, str], Weights] = {
     ("direct_nhwc", "forward"): {
         "product": 1.35, "place": 138, "tile": 2820, "segment": 374, "result": 20, "source": 15, "weight": 133,
@@ -31,6 +31,30 @@ _CHANNELS_LAST: dict[tuple[str, str], Weights] = {
     ("direct_depthwise_nhwc", "forward"): {"product": 3.8, "place": 122, "result": 45, "call": 3.5e6},
     ("direct_depthwise_nhwc", "input_grad"): {"product": 6.2, "pair": 17, "place": 53, "source": 24, "call": 6e6},
     ("direct_depthwise_nhwc", "weight_grad"): {"product": 7.6, "pair": 135, "source": 17, "weight": 160},
+}  # fmt: skip
+
+_CHANNELS_LAST_32: dict[tuple[str, str], Weights] = {
+    ("winograd", "forward"): {
+        "product": 1.68, "operand": 22, "result": 31, "weight": 88, "row": 229, "apart": 54,
+        "many_products": 1.5, "many_operands": 41, "many_results": 32, "many_weights": 77, "many_strips": 9810,
+        "launch": 4.1e6,
+    },
+    ("winograd", "input_grad"): {
+        "product": 1.89, "operand": 17, "result": 78, "weight": 67, "launch": 4.4e6,
+        "many_products": 2.06, "many_operands": 32, "many_results": 36, "many_weights": 106,
+    },
+    ("winograd", "weight_grad"): {
+        "product": 1.72, "operand": 81, "result": 81, "weight": 32, "strip": 4030, "launch": 4.1e6,
+        "ranged_product": 1.53, "ranged_operand": 37, "ranged_result": 29, "ranged_weight": 96, "ranged_strip": 10700,
+        "ranged_launch": 7.3e6, "ranged_many_products": 1.27, "ranged_many_operands": 63, "ranged_many_results": 7,
+        "ranged_many_weights": 98,
+    },
+    ("direct_product", "forward"): {
+        "product": 1.48, "operand": 51, "result": 55, "weight": 184, "strip": 5750, "launch": 4.9e6,
+    },
+    ("direct_product", "input_grad"): {
+        "product": 1.4, "operand": 79, "result": 60, "weight": 205, "strip": 4410, "launch": 5.1e6,
+    },
 }  # fmt: skip
 
 _REGISTERS_16: dict[tuple[str, str], Weights] = {
@@ -96,7 +120,6 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_dot", "weight_grad"): {
         "product": 1.8, "plane": 47, "gradient": 64, "lanes": 51, "row": 1240, "weight": 450, "call": 6.4e6,
     },
-    **_CHANNELS_LAST,
 }  # fmt: skip
 
 _REGISTERS_32: dict[tuple[str, str], Weights] = {
@@ -171,12 +194,12 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_dot", "weight_grad"): {
         "product": 1.65, "plane": 53, "gradient": 71, "lanes": 338, "row": 800, "weight": 109, "call": 8.2e6,
     },
-    **_CHANNELS_LAST,
 }  # fmt: skip
 
 _WEIGHTS = _REGISTERS_32 if host.REGISTERS == 32 else _REGISTERS_16
+_WEIGHTS_LAST = {**_WEIGHTS, **_CHANNELS_LAST, **(_CHANNELS_LAST_32 if host.REGISTERS == 32 else {})}
 
 
-def weights_of(name: str, pass_: str) -> Weights:
+def weights_of(name: str, pass_: str, channels_last: bool = False) -> Weights:
     """Return what each kind of work takes that a kernel counts."""
-    return _WEIGHTS.get((name, pass_), {})
+    return (_WEIGHTS_LAST if channels_last else _WEIGHTS).get((name, pass_), {})

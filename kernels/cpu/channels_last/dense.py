@@ -261,9 +261,11 @@ def _bind_input_grad(g: Geometry) -> Bound:
 _IDEA = "register tiles of pixels × channels of arrays with channels last, as they lie"
 FORWARD = Implementation(
     "direct_nhwc", _IDEA, declines, _bind_forward,
-    cost=Cost(partial(_counts, forward=True), weights_of("direct_nhwc", "forward")), channels_last=True,
+    cost=Cost(partial(_counts, forward=True), weights_of("direct_nhwc", "forward", True)),
+    channels_last=(True,),
 )  # fmt: skip
 INPUT_GRAD = Implementation(
     "direct_nhwc", _IDEA, declines, _bind_input_grad,
-    cost=Cost(partial(_counts, forward=False), weights_of("direct_nhwc", "input_grad")), channels_last=True,
+    cost=Cost(partial(_counts, forward=False), weights_of("direct_nhwc", "input_grad", True)),
+    channels_last=(True,),
 )  # fmt: skip

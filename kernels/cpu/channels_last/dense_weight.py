@@ -265,5 +265,6 @@ def _bind(g: Geometry) -> Bound:
 
 WEIGHT_GRAD = Implementation(
     "direct_nhwc", "register tiles of products of two pixels' channels, arrays with channels last as they lie",
-    _declines, _bind, cost=Cost(_counts, weights_of("direct_nhwc", "weight_grad")), channels_last=True,
+    _declines, _bind, cost=Cost(_counts, weights_of("direct_nhwc", "weight_grad", True)),
+    channels_last=(True,),
 )  # fmt: skip

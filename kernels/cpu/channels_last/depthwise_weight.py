@@ -118,5 +118,6 @@ def _bind(g: Geometry) -> Bound:
 
 WEIGHT_GRAD = Implementation(
     "direct_depthwise_nhwc", depthwise.IDEA, _declines, _bind,
-    cost=Cost(_counts, weights_of("direct_depthwise_nhwc", "weight_grad")), channels_last=True,
+    cost=Cost(_counts, weights_of("direct_depthwise_nhwc", "weight_grad", True)),
+    channels_last=(True,),
 )  # fmt: skip

@@ -140,7 +140,7 @@ def groups(g: Geometry, shared: bool = False, forward: bool = True) -> tuple[Gro
     if (phases := math.prod(sum(len(s.phases) for s in ways[0]) for ways in axes)) > MOST_PHASES:
         return f"{phases} phases are more than {MOST_PHASES}, and need tables out of proportion"
     plans = [tuple((a, b, c) for a, b, c in itertools.product(*ways)) for ways in itertools.product(*axes)]
-    weights = weights_of("winograd", "forward" if forward else "input_grad")
+    weights = weights_of("winograd", "forward" if forward else "input_grad")  # for both layouts
 
     def cost(plan: tuple[Group, ...]) -> float:
         return sum(weights.get(kind, 0) * n for kind, n in plan_counts(g, plan, forward).items())

@@ -30,6 +30,7 @@ Ladder, measured in docs/decisions/0006-winograd.md:
 7. Tiles in blocks of a vector of channels, so that register tiles of six rows read them at constant places.
 8. Four to nine taps of a phase, by the windows of tiles side by side.
 9. Phases of different numbers of taps in one group; products with weights that are zero left out.
+10. Arrays with channels last: their pixels are vectors of channels already (docs/decisions/0022-channels-last.md).
 """
 
 from __future__ import annotations
@@ -370,7 +371,7 @@ def _together(group: _Group) -> _Part:
 
 
 def _implementation(forward: bool, transformed: bool) -> Implementation:
-    name = "winograd" if transformed else "direct_product"
+    name, pass_ = "winograd" if transformed else "direct_product", "forward" if forward else "input_grad"
     return Implementation(
         name,
         "minimal filtering: matrix products between transforms of small tiles, shared by all phases of a stride"
@@ -378,8 +379,9 @@ def _implementation(forward: bool, transformed: bool) -> Implementation:
         else "one matrix product for taps that do not overlap",
         lambda g: declines(g, transformed),
         lambda g: bind(g, forward),
-        cost=Cost(lambda g: counts(g, forward), weights_of(name, "forward" if forward else "input_grad")),
+        cost=Cost(lambda g: counts(g, forward), weights_of(name, pass_), weights_of(name, pass_, channels_last=True)),
         batch_invariant=not transformed,  # the sizes of tiles depend on how many there are
+        channels_last=(False, True),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastdeconv.kernels.cpu.columns import to_rows
+from fastdeconv.kernels.cpu.columns import to_rows, write_pixels
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.winograd.transforms import OVERLAPPING, combine
@@ -30,14 +30,28 @@ def mark(p: Any, axis: int, origins: Any, at: int, count: int, lattices: int, ma
 
 
 @device_function
+def zero_pixels(p: Any, array: Any, n: int, channel: int, channels: int, first: int, count: int) -> None:
+    """Set `count` pixels of some channels of an image to zero, counted from those of all groups and slices."""
+    at = n * p.image + channel * p.channel + first * p.pixel
+    if (p.channel == 1 and channels == p.pixel) or (p.pixel == 1 and count == p.channel):
+        zero_row(array, at, channels * count)
+    elif p.channel == 1:
+        for i in range(count):
+            zero_row(array, at + i * p.pixel, channels)
+    else:
+        for c in range(channels):
+            zero_row(array, at + c * p.channel, count)
+
+
+@device_function
 def write_rows(
-    p: Any, array: Any, plane: int, channels: int, slice_: int, row: int, column: int, begin: int, end: int,
+    p: Any, array: Any, base: int, channels: int, slice_: int, row: int, column: int, begin: int, end: int,
     row_marks: Any, column_marks: Any, source: Any, at: int, extra: Any, extra_at: int, add: bool,
 ) -> None:  # fmt: skip
     """Write what is marked of the rows under a strip, whose vectors hold the columns ``begin .. end - 1``."""
     lanes, width, height = p.lanes, p.size[2], p.span[1]
     pitch = (end - begin) * lanes
-    start = plane + (slice_ * p.size[1] + row) * width
+    start = base + (slice_ * p.size[1] + row) * width * p.pixel
     i = 0
     while i < height:
         if not row_marks[i]:
@@ -55,16 +69,18 @@ def write_rows(
             if run == width:  # complete rows, one after the other
                 while i + many < height and row_marks[i + many]:
                     many += 1
-            to, of = start + i * width + column + j, at + i * pitch + (column + j - begin) * lanes
-            if run * many > 2:
-                to_rows(array, to, p.plane, channels, source, of, extra, extra_at, run * many, add)
+            to, of = start + (i * width + column + j) * p.pixel, at + i * pitch + (column + j - begin) * lanes
+            if p.channel == 1:
+                write_pixels(array, to, p.pixel, channels, source, of, extra, extra_at, run * many, add)
+            elif run * many > 2:
+                to_rows(array, to, p.channel, channels, source, of, extra, extra_at, run * many, add)
             else:  # phases of other groups lie between
                 for v in range(run * many):
                     for c in range(channels):
                         value = source[of + v * lanes + c] + extra[extra_at + c]
                         if add:
-                            value += array[to + v + c * p.plane]
-                        array[to + v + c * p.plane] = value
+                            value += array[to + v + c * p.channel]
+                        array[to + v + c * p.channel] = value
             j += run
         i += many
 
@@ -83,7 +99,7 @@ def transform_back(
     begin = min(max(0, column), p.size[2])
     end = max(begin, min(p.size[2], column + p.columns))
     inside, size, pitch = (end - begin) * lanes, p.span[1] * (end - begin) * lanes, p.columns * lanes
-    plane = (n * p.groups * p.channels + g * p.channels + block * lanes) * p.plane
+    base = n * p.image + (g * p.channels + block * lanes) * p.channel
     present = min(lanes, p.channels - block * lanes)
     overlapping = OVERLAPPING if add and p.transform[2] else 0
     for f0 in range(p.phases[0]):
@@ -109,5 +125,5 @@ def transform_back(
         for e0 in range(p.elements[0]):
             i0 = origins[p.table[0] + f0] + at0 + e0 * p.stride[0]
             if 0 <= i0 < p.size[0]:
-                write_rows(p, array, plane, present, i0, row, column, begin, end, row_marks, column_marks,
+                write_rows(p, array, base, present, i0, row, column, begin, end, row_marks, column_marks,
                            rows, e0 * size, extra, extra_at, add)  # fmt: skip

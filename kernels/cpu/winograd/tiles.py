@@ -2,7 +2,8 @@
 
 Tiles are cut into strips: those that follow one another along a row. A unit of work reads the rows under a strip for
 one block of channels, as many as a vector has lanes, turns them to columns (`..columns`), and transforms vectors: one
-lane is one channel. Nothing depends on how tiles lie but where columns are read.
+lane is one channel. Nothing depends on how tiles lie, or on whether channels are first or last in memory, but where
+columns are read.
 
 Transformed tiles lie as (group, run of strips, point, pack of channels, tile, channel of the pack). Channels are padded
 with zeros to whole blocks; where tiles have phases, those of a block follow one another, (block, phase, lane), or the
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import host
 from fastdeconv.kernels.cpu.buffers import empty
-from fastdeconv.kernels.cpu.columns import to_columns
+from fastdeconv.kernels.cpu.columns import read_pixels, to_columns
 from fastdeconv.kernels.cpu.frame import Ints, ints
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.rows import zero_row
@@ -35,7 +36,9 @@ SIDE = np.dtype(
         ("channels", "i8"),  # of one group
         ("blocks", "i8"),  # of those
         ("size", "i8", (3,)),  # of the array
-        ("plane", "i8"),  # elements of a channel
+        ("image", "i8"),  # elements from one image to the next
+        ("channel", "i8"),  # from one channel to the next; 1 if these are last in memory
+        ("pixel", "i8"),  # from one pixel to the next; 1 if channels come before them
         ("phases", "i8", (3,)),
         ("tiles", "i8", (3,)),  # of one image
         ("wide", "i8"),  # tiles of a strip in each lattice of the last axis
@@ -101,9 +104,11 @@ def side(
         strips = -(-tiles // max(1, (_COLUMNS - span) // hop + 1))
         wide = -(-tiles // strips)
     channels, lanes = g.group_out if output else g.group_in, host.lanes(g.dtype)
+    pixels = math.prod(size)
     for name, value in {
         "lanes": lanes, "batch": g.batch, "groups": g.groups, "channels": channels, "blocks": -(-channels // lanes),
-        "size": size, "plane": math.prod(size), "wide": wide, "next": wide, "width": wide * lattices,
+        "size": size, "image": g.groups * channels * pixels, "channel": 1 if g.channels_last else pixels,
+        "pixel": g.groups * channels if g.channels_last else 1, "wide": wide, "next": wide, "width": wide * lattices,
         "strips": -(-tiles // wide), "columns": span + hop * (wide - 1),
         "block_step": math.prod(len(s.phases) for s in group) if output else 1, "phase_step": 1,
     }.items():  # fmt: skip
@@ -164,21 +169,29 @@ def place(p: Any, strip: int) -> tuple[int, int, int, int, int]:
 
 @device_function
 def read_rows(
-    p: Any, array: Any, plane: int, channels: int, slice_: int, row: int, column: int, begin: int, end: int,
+    p: Any, array: Any, base: int, block: int, slice_: int, row: int, column: int, begin: int, end: int,
     target: Any, at: int,
 ) -> None:  # fmt: skip
-    """Turn the columns ``begin .. end - 1`` of the rows under a strip to vectors, those outside the array to zeros."""
+    """Turn the columns ``begin .. end - 1`` of the rows under a strip to vectors, those outside the array to zeros.
+
+    `base` is the element of a block of channels in the image's first pixel.
+    """
+    channels = min(p.lanes, p.channels - block * p.lanes)
     height, width, pitch = p.span[1], p.size[2], (end - begin) * p.lanes
     if slice_ < 0 or slice_ >= p.size[0] or pitch <= 0:
         zero_row(target, at, height * max(0, pitch))
         return
     top, bottom = min(max(0, -row), height), max(0, min(height, p.size[1] - row))
-    start = plane + (slice_ * p.size[1] + row) * width + begin
-    if end - begin == width:  # one run of whole rows
-        to_columns(target, at + top * pitch, array, start + top * width, p.plane, channels, (bottom - top) * width)
-    else:
-        for i in range(top, bottom):
-            to_columns(target, at + i * pitch, array, start + i * width, p.plane, channels, end - begin)
+    whole = end - begin == width  # one run of whole rows
+    run = (bottom - top) * width if whole else end - begin
+    for i in range(top, top + 1 if whole else bottom):
+        start = base + ((slice_ * p.size[1] + row + i) * width + begin) * p.pixel
+        if p.channel == 1:
+            # The next strip's rows, in the order of memory: each block asks for its share.
+            ahead = start + p.hop[1] * width * p.pixel + block * (run - 1) * p.lanes
+            read_pixels(target, at + i * pitch, array, start, p.pixel, channels, run, ahead)
+        else:
+            to_columns(target, at + i * pitch, array, start, p.channel, channels, run)
     zero_row(target, at, top * pitch)
     zero_row(target, at + max(top, bottom) * pitch, (height - max(top, bottom)) * pitch)
 
@@ -201,15 +214,14 @@ def transform_strip(
     end = max(begin, min(p.size[2], column + p.columns))
     inside, size = (end - begin) * lanes, p.span[1] * (end - begin) * lanes
     left = (begin - column) * lanes if end > begin else pitch
-    plane = (n * p.groups * p.channels + g * p.channels + b * lanes) * p.plane
-    present = min(lanes, p.channels - b * lanes)
+    first = n * p.image + (g * p.channels + b * lanes) * p.channel
     for line in range(points1):
         zero_row(lines, line * pitch, left)
         zero_row(lines, line * pitch + left + inside, pitch - left - inside)
     for f0 in range(p.phases[0]):
         for e0 in range(p.elements[0]):
             i0 = origins[p.table[0] + f0] + at0 + e0 * p.stride[0]
-            read_rows(p, array, plane, present, i0, p.first[1] + at1, column, begin, end,
+            read_rows(p, array, first, b, i0, p.first[1] + at1, column, begin, end,
                       rows, e0 * size)  # fmt: skip
         source = rows
         if p.transform[0]:

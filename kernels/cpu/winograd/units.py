@@ -16,7 +16,7 @@ from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.panels import multiply_blocks
 from fastdeconv.kernels.cpu.rows import zero_row
-from fastdeconv.kernels.cpu.winograd.results import mark, transform_back
+from fastdeconv.kernels.cpu.winograd.results import mark, transform_back, zero_pixels
 from fastdeconv.kernels.cpu.winograd.tiles import SIDE, place, transform_strip
 from fastdeconv.kernels.cpu.winograd.weights import KERNELS, kernel_elements, transform_kernels
 
@@ -176,7 +176,7 @@ def product_units(
                 extra[c] = bias[channel + c]
         if adding == 2:  # the first to add, to the images that begin here
             for n in range(-(-(first_strip + begin) // p.image), -(-(first_strip + end) // p.image)):
-                zero_row(out, (n * t.groups * t.channels + channel) * t.plane, channels * t.plane)
+                zero_pixels(t, out, n, channel, channels, 0, t.size[0] * t.size[1] * t.size[2])
         start = begin
         while start < end:
             number = start % p.at_once
@@ -201,13 +201,11 @@ def _zero_from(p: Any, t: Any, n: int, g: int, chunk: int, out: Any) -> None:
         if top == 0 or begin < 0:
             begin = first % step
         end = min(t.size[1], first + (top + tiles) * t.hop[1]) if top + tiles < t.tiles[1] else t.size[1]
-        for c in range(t.channels):
-            plane = ((n * t.groups + g) * t.channels + c) * t.plane
-            if step == 1:
-                zero_row(out, plane + begin * width, max(0, end - begin) * width)
-            else:
-                for row in range(begin, end, step):
-                    zero_row(out, plane + row * width, width)
+        if step == 1:
+            zero_pixels(t, out, n, g * t.channels, t.channels, begin * width, max(0, end - begin) * width)
+        else:
+            for row in range(begin, end, step):
+                zero_pixels(t, out, n, g * t.channels, t.channels, row * width, width)
         tile += tiles
 
 
@@ -252,7 +250,7 @@ def chunk_units(
                                 rows, mixed, lines)  # fmt: skip
         if adding == 2 and not p.chunks:
             for n in range(-(-start // p.image), -(-(start + some) // p.image)):
-                zero_row(out, (n * t.groups + g) * t.channels * t.plane, t.channels * t.plane)
+                zero_pixels(t, out, n, g * t.channels, t.channels, 0, t.size[0] * t.size[1] * t.size[2])
         for block in range(p.blocks):
             first = block * p.block
             many = min(p.block, t.blocks - first)

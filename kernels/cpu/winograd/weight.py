@@ -368,5 +368,6 @@ WINOGRAD = Implementation(
     "minimal filtering: sums of products of transformed tiles, shared by all phases of a stride",
     _declines,
     bind,
-    cost=Cost(_counts, weights_of("winograd", "weight_grad")),
+    cost=Cost(_counts, *(weights_of("winograd", "weight_grad", last) for last in (False, True))),
+    channels_last=(False, True),
 )
