@@ -88,7 +88,7 @@ def parse_descriptor(text: str) -> Problem:
     axes = _LETTERS[-ndim:]
     if tag and _TAGS[tag] != ndim:
         raise ValueError(
-            f"descriptor {shown(word)} has {ndim} spatial axes, of which --tag={tag} is not: use --tag=n{axes}c"
+            f"--tag={tag} is for {_TAGS[tag]} spatial axes, and descriptor {shown(word)} has {ndim}: use --tag=n{axes}c"
         )
 
     def sizes(letter: str, default: int | None) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from fastdeconv.layouts import interchange
 from fastdeconv.problem import Pass
 
 Array = NDArray[Any]
+Shape = tuple[int, int, int]  # images, channels, pixels
 
 # What a copied element takes, in multiplications at the machine's peak: see `fastdeconv.kernels.cpu.costs`.
 _MOVED = 130.0
@@ -58,40 +59,33 @@ def _bind(implementation: Implementation, pass_: Pass, g: Geometry) -> Bound:
     if pass_ == "weight_grad":
         return Bound(lambda left, right, gw: bound(_to_first(left, *x), _to_first(right, *y), gw), scratch)
     if pass_ == "input_grad":
-        return Bound(lambda gy, w, gx: _with_first(lambda gy, gx: bound(gy, w, gx), gy, y, gx, x), scratch)
-
-    def forward(bound: Run) -> Run:
-        """Return the function of ``(source, *others, out)``."""
-
-        def run(source: Array, *others: Any) -> None:
-            *others_, out = others
-            _with_first(lambda source, out: bound(source, *others_, out), source, x, out, y)
-
-        return run
-
+        return Bound(_on_copies(bound, y, x), scratch)
     prepare = bound.prepare if isinstance(bound, Bound) else None
     if prepare is None:
-        return Bound(forward(bound), scratch)
+        return Bound(_on_copies(bound, x, y), scratch)
 
     def prepared(w: Array) -> Prepared:
         held = prepare(w)
-        return held._replace(run=forward(held.run))
+        return held._replace(run=_on_copies(held.run, x, y))
 
-    return Bound(forward(bound), scratch, prepared)
+    return Bound(_on_copies(bound, x, y), scratch, prepared)
 
 
-def _with_first(
-    run: Run, source: Array, source_shape: tuple[int, int, int], out: Array, out_shape: tuple[int, int, int]
-) -> None:
-    """Run a function of a source and a result with channels first on such with channels last."""
+def _on_copies(run: Run, source_shape: Shape, out_shape: Shape) -> Run:
+    """Return a function of ``(source, *others, out)`` for channels first as one of such with channels last."""
     batch, channels, pixels = out_shape
-    source = _to_first(source, *source_shape)
-    if min(channels, pixels) == 1:
-        run(source, out)
-        return
-    copy = memory.empty(out.shape, out.dtype)
-    run(source, copy)
-    interchange(copy, out, batch, channels, pixels)
+
+    def run_on_copies(source: Array, *others_and_out: Any) -> None:
+        *others, out = others_and_out
+        source = _to_first(source, *source_shape)
+        if min(channels, pixels) == 1:
+            run(source, *others, out)
+            return
+        copy = memory.empty(out.shape, out.dtype)
+        run(source, *others, copy)
+        interchange(copy, out, batch, channels, pixels)
+
+    return run_on_copies
 
 
 def _to_first(array: Array, batch: int, channels: int, pixels: int) -> Array:

@@ -186,7 +186,10 @@ class PreparedConvTranspose:
     def __repr__(self) -> str:
         names = ("stride", "padding", "output_padding", "groups", "dilation")
         shown = ", ".join(f"{name} {value}" for name, value in zip(names, self._parameters))
-        ready = ", ".join(f"{key[0]} by {each.name} ({each.nbytes:,} bytes)" for key, each in self._ready.items())
+        ready = ", ".join(
+            f"{key[0]}{' with channels last' * each.channels_last} by {each.name} ({each.nbytes:,} bytes)"
+            for key, each in self._ready.items()
+        )
         return (
             f"<PreparedConvTranspose {self.ndim}-D, weight {self._weight.shape} {self._dtype}, "
             f"{'no bias' if self._bias is None else 'bias'}, {shown}; {self.nbytes:,} bytes; "

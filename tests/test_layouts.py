@@ -256,3 +256,15 @@ def test_a_read_only_view():
     x, w = last(np.ones((1, 8, 40, 40), "float32")), np.ones((8, 8, 3, 3), "float32")
     x.flags.writeable = False
     np.testing.assert_array_equal(fd.conv_transpose2d(x, w), fd.conv_transpose2d(np.ascontiguousarray(x), w))
+
+
+@pytest.mark.quick
+def test_gradients_have_one_phase():
+    """However many phases the stride has forward, which are more than their tables are made for."""
+    p = Problem.parse("--tag=nhwc mb1ic8ih3iw2oc9kh4kw3sh70sw70")
+    for pass_ in ("input_grad", "weight_grad"):
+        a, b = integers(p, pass_)
+        got = call(p, pass_, a, b, "direct_nhwc", out=poisoned(p, pass_))
+        np.testing.assert_array_equal(got, oracle(p, pass_, a, b))
+    with pytest.raises(ValueError, match="4096 phases"):
+        plan(p, "forward", algorithm="direct_nhwc")

@@ -194,6 +194,8 @@ def test_it_holds_a_few_shapes_those_used_last():
     held = plan(replace(p, batch=1), "forward", algorithm="direct_tile").prepare(w.ravel()).nbytes
     assert f"(1, 9, 8, 8) by direct_tile ({held:,} bytes)" in repr(ready)
     assert f"{ready.nbytes:,} bytes" in repr(ready)
+    ready(np.ones((1, 8, 8, 9), "float32").transpose(0, 3, 1, 2))
+    assert "(1, 9, 8, 8) with channels last by direct_tile" in repr(ready)
     for x in arrays:
         same(ready(x), call(replace(p, input_size=x.shape[2:]), "forward", x, w, "direct_tile"))
 

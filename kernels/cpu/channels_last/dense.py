@@ -121,21 +121,19 @@ def _cut(g: Geometry, forward: bool) -> _Cut:
     width = VECTORS[shape] * lanes
     blocks = -(-channels // width)
     lists = places.phase_lists(g, forward, join=True)
-    longest = max((taps for each in lists for _, taps in each.runs), default=1) * from_channels
+    longest = places.longest_run(lists) * from_channels
     joined = longest > from_channels
     pixels = g.batch * math.prod(places.extent(lists))
     reach = 1 if forward else math.prod(min(s, k) for s, k in zip(g.stride, g.kernel))
     most = min(_MOST, _SOURCE // (from_channels * reach * itemsize))
     if joined:
         most = min(most, _PATCHES // (max(len(each.runs) for each in lists) * longest * itemsize))
-    most = places.most_pixels(lists, PIXELS, most)
-    chunks = max(1, min(-(-pixels // most), pixels))
+    chunks, most = places.chunks_of(lists, pixels, PIXELS, most)
     parts = min(blocks, -(-UNITS // (g.groups * chunks)))
-    most = (pixels // chunks // PIXELS + 1) * PIXELS
     return _Cut(lists, shape, width, blocks, chunks, parts, most, longest, joined)
 
 
-def declines(g: Geometry) -> str | None:
+def declines(g: Geometry, forward: bool) -> str | None:
     """Return why these kernels, and that of the weight gradient, cannot serve a problem, or None."""
     if not g.channels_last:
         return "serves arrays with channels last"
@@ -143,7 +141,7 @@ def declines(g: Geometry) -> str | None:
         return f"vector code is for float32 and float64, not {g.dtype}"
     if g.group_in == g.group_out == 1:
         return "leaves groups of one channel to kernels for depthwise layers"
-    return places.too_many(g)
+    return places.too_many(g, forward)
 
 
 def _counts(g: Geometry, forward: bool) -> dict[str, float]:
@@ -260,12 +258,12 @@ def _bind_input_grad(g: Geometry) -> Bound:
 
 _IDEA = "register tiles of pixels × channels of arrays with channels last, as they lie"
 FORWARD = Implementation(
-    "direct_nhwc", _IDEA, declines, _bind_forward,
+    "direct_nhwc", _IDEA, partial(declines, forward=True), _bind_forward,
     cost=Cost(partial(_counts, forward=True), weights_of("direct_nhwc", "forward", True)),
     channels_last=(True,),
 )  # fmt: skip
 INPUT_GRAD = Implementation(
-    "direct_nhwc", _IDEA, declines, _bind_input_grad,
+    "direct_nhwc", _IDEA, partial(declines, forward=False), _bind_input_grad,
     cost=Cost(partial(_counts, forward=False), weights_of("direct_nhwc", "input_grad", True)),
     channels_last=(True,),
 )  # fmt: skip

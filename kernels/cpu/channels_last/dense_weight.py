@@ -144,8 +144,12 @@ class _Cut(NamedTuple):
     """How a problem is cut."""
 
     lists: list[places.PhaseList]
-    input_rows: bool
+    input_rows: bool  # the channels of x are rows of register tiles, those of gy are columns; or the other way
+    rows: int  # channels of a group
+    columns: int
     shape: int
+    height: int  # of a register tile
+    width: int  # of one, in elements
     chunks: int
     most: int  # pixels of a chunk
     ranges: int
@@ -159,9 +163,14 @@ def _whole(count: int, of: int) -> int:
     return -(-count // of) * of
 
 
-def _rows(runs: list[tuple[Any, int]], rows: int, height: int) -> int:
-    """Return the rows of register tiles that all runs take."""
-    return sum(_whole(taps * rows, height) for _, taps in runs)
+def _sides(g: Geometry, input_rows: bool) -> tuple[int, int]:
+    """Return the channels of a group that are rows, and that are columns."""
+    return (g.group_in, g.group_out) if input_rows else (g.group_out, g.group_in)
+
+
+def _computed(runs: list[tuple[Any, int]], rows: int, columns: int, height: int, width: int) -> int:
+    """Return the elements of all register tiles of a group."""
+    return sum(_whole(taps * rows, height) for _, taps in runs) * _whole(columns, width)
 
 
 @lru_cache(maxsize=256)
@@ -169,24 +178,22 @@ def _cut(g: Geometry) -> _Cut:
     lanes, itemsize = host.lanes(g.dtype), np.dtype(g.dtype).itemsize
 
     def work(input_rows: bool, shape: int) -> float:
-        rows, columns = (g.group_in, g.group_out) if input_rows else (g.group_out, g.group_in)
-        (height, width), runs = WEIGHT_SHAPES[shape], each_way[input_rows][0].runs
-        vectors = -(-columns // (width * lanes)) * width
+        height, vectors = WEIGHT_SHAPES[shape]
+        computed = _computed(each_way[input_rows][0].runs, *_sides(g, input_rows), height, vectors * lanes)
         # A tile that reads more than it multiplies waits for that.
-        return _rows(runs, rows, height) * vectors * max(1.0, (height + width + 2) / (height * width))
+        return computed * max(1.0, (height + vectors + 2) / (height * vectors))
 
     each_way = {way: places.phase_lists(g, False, join=not way) for way in (True, False)}
     input_rows, shape = min(itertools.product((True, False), range(len(WEIGHT_SHAPES))), key=lambda s: work(*s))
     lists = each_way[input_rows]
     runs = lists[0].runs
-    longest = max((taps for _, taps in runs), default=1) * g.group_out
+    longest = places.longest_run(lists) * g.group_out
     joined = longest > g.group_out
     pixels = g.batch * math.prod(g.input)
     most = _MOST
     if joined:
         most = min(most, _PATCHES // (len(runs) * longest * itemsize))
-    most = places.most_pixels(lists, 1, most)
-    chunks = max(1, -(-pixels // most))
+    chunks, most = places.chunks_of(lists, pixels, 1, most)
     # Ranges have sums of their own, which are written and added; parts of the runs pack pixels again.
     weights, arrays = math.prod(g.weight_shape), math.prod(g.input_shape) + math.prod(g.output_shape)
     needed = -(-_UNITS // g.groups)
@@ -197,11 +204,13 @@ def _cut(g: Geometry) -> _Cut:
         (way for way in ways if way[0] * way[1] >= min(needed, enough)),
         key=lambda way: 3 * way[0] * weights + way[1] * arrays,
     )
-    return _Cut(lists, input_rows, shape, chunks, -(-pixels // chunks), ranges, parts, longest, joined)
+    height, vectors = WEIGHT_SHAPES[shape]
+    return _Cut(lists, input_rows, *_sides(g, input_rows), shape, height, vectors * lanes, chunks, most, ranges, parts,
+                longest, joined)  # fmt: skip
 
 
 def _declines(g: Geometry) -> str | None:
-    if (reason := dense.declines(g)) is not None:
+    if (reason := dense.declines(g, forward=False)) is not None:
         return reason
     return None if _cut(g).lists[0].runs else "has no tap that reaches the output"
 
@@ -209,16 +218,12 @@ def _declines(g: Geometry) -> str | None:
 def _counts(g: Geometry) -> dict[str, float]:
     cut = _cut(g)
     runs, pixels = cut.lists[0].runs, g.batch * math.prod(g.input)
-    rows, columns = (g.group_in, g.group_out) if cut.input_rows else (g.group_out, g.group_in)
-    height, width = WEIGHT_SHAPES[cut.shape]
-    vectors = -(-columns // (width * host.lanes(g.dtype))) * width
-    computed = _rows(runs, rows, height)
+    computed = g.groups * _computed(runs, cut.rows, cut.columns, cut.height, cut.width)
     return {
-        "product": float(g.groups * pixels * computed * vectors * host.lanes(g.dtype)),
+        "product": float(pixels * computed),
         "place": g.groups * pixels * (len(runs) + cut.parts),
-        "packed": g.batch
-        * (cut.parts * g.in_channels * math.prod(g.input) + g.out_channels * g.taps * math.prod(g.input)),
-        "tile": g.groups * cut.chunks * computed * vectors / (height * width),
+        "packed": pixels * (cut.parts * g.in_channels + g.taps * g.out_channels),
+        "tile": cut.chunks * computed / (cut.height * cut.width),
         "source": math.prod(g.input_shape) + math.prod(g.output_shape),
         "weight": (1 + cut.ranges) * math.prod(g.weight_shape),
         "call": 1,
@@ -230,16 +235,14 @@ def _bind(g: Geometry) -> Bound:
     tables = places.tables(g, False, cut.lists)
     runs = cut.lists[0].runs
     taps = tables.weights.size
-    rows, columns = (g.group_in, g.group_out) if cut.input_rows else (g.group_out, g.group_in)
-    height, width = WEIGHT_SHAPES[cut.shape]
+    x_width, gy_width = (cut.height, cut.width) if cut.input_rows else (cut.width, cut.height)
     lanes = host.lanes(g.dtype)
-    x_width, gy_width = (height, width * lanes) if cut.input_rows else (width * lanes, height)
     layout = np.zeros(1, LAYOUT)
     for name, value in {
         **places.fields(g, False, cut.lists), "most": cut.most, "tile": 1, "longest": cut.longest,
         "pixels": g.batch * math.prod(g.input), "groups": g.groups, "chunks": cut.chunks, "ranges": cut.ranges,
-        "parts": cut.parts, "input_rows": cut.input_rows, "rows": rows,
-        "columns": columns, "shape": cut.shape, "height": height, "width": width * lanes,
+        "parts": cut.parts, "input_rows": cut.input_rows, "rows": cut.rows,
+        "columns": cut.columns, "shape": cut.shape, "height": cut.height, "width": cut.width,
         "taps": taps, "all_taps": g.taps, "zeros": cut.longest,
         "patches": len(runs) * cut.most * cut.longest if cut.joined else 0,
         "x_packed": cut.most * _whole(g.group_in, x_width) + lanes,
@@ -248,9 +251,9 @@ def _bind(g: Geometry) -> Bound:
         layout[name] = value
     run_taps = places.flat([0, *itertools.accumulate(taps for _, taps in runs)])
     units = g.groups * cut.ranges * cut.parts
-    elements = cut.ranges * g.groups * taps * rows * columns
+    elements = cut.ranges * g.groups * taps * cut.rows * cut.columns
     compute = weight_units.launcher(g.dtype, units, 2 * g.multiplications)
-    collect = collect_units.launcher(g.dtype, g.groups * rows, 4 * elements)
+    collect = collect_units.launcher(g.dtype, g.groups * cut.rows, 4 * elements)
 
     def run(x: Array, gy: Array, gw: Array) -> None:
         sums = workspace.take("sums", elements, g.dtype)

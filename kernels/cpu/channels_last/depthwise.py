@@ -85,12 +85,11 @@ def _cut(g: Geometry, forward: bool) -> _Cut:
     pixels = g.batch * math.prod(places.extent(lists))
     reach = 1 if forward else math.prod(min(s, k) for s, k in zip(g.stride, g.kernel))
     most = min(_MOST, _SOURCE // (g.in_channels * reach * itemsize), -(-pixels // UNITS))
-    most = places.most_pixels(lists, CHANNELWISE[0], most)
-    chunks = max(1, -(-pixels // most))
+    chunks, most = places.chunks_of(lists, pixels, CHANNELWISE[0], most)
     return _Cut(lists, -(-g.in_channels // lanes) * lanes, pixels, chunks, most)
 
 
-def declines(g: Geometry) -> str | None:
+def declines(g: Geometry, forward: bool) -> str | None:
     """Return why these kernels, and that of the weight gradient, cannot serve a problem, or None."""
     if not g.channels_last:
         return "serves arrays with channels last"
@@ -98,7 +97,7 @@ def declines(g: Geometry) -> str | None:
         return f"vector code is for float32 and float64, not {g.dtype}"
     if g.group_in > 1 or g.group_out > 1:
         return "serves depthwise layers, with one channel in and one out for each group"
-    return places.too_many(g)
+    return places.too_many(g, forward)
 
 
 def _counts(g: Geometry, forward: bool) -> dict[str, float]:
@@ -157,12 +156,12 @@ def _bind_input_grad(g: Geometry) -> Bound:
 
 IDEA = "vectors of the channels of depthwise layers with channels last, as they lie"
 FORWARD = Implementation(
-    "direct_depthwise_nhwc", IDEA, declines, _bind_forward,
+    "direct_depthwise_nhwc", IDEA, partial(declines, forward=True), _bind_forward,
     cost=Cost(partial(_counts, forward=True), weights_of("direct_depthwise_nhwc", "forward", True)),
     channels_last=(True,),
 )  # fmt: skip
 INPUT_GRAD = Implementation(
-    "direct_depthwise_nhwc", IDEA, declines, _bind_input_grad,
+    "direct_depthwise_nhwc", IDEA, partial(declines, forward=False), _bind_input_grad,
     cost=Cost(partial(_counts, forward=False), weights_of("direct_depthwise_nhwc", "input_grad", True)),
     channels_last=(True,),
 )  # fmt: skip

@@ -69,12 +69,12 @@ def _cut(g: Geometry) -> _Cut:
     pixels = g.batch * math.prod(g.input)
     reach = 1 + math.prod(min(s, k) for s, k in zip(g.stride, g.kernel))
     most = min(_MOST, _ARRAYS // (g.in_channels * reach * np.dtype(g.dtype).itemsize), -(-pixels // UNITS))
-    chunks = max(1, -(-pixels // places.most_pixels(lists, 1, most)))
-    return _Cut(lists, pixels, chunks, -(-pixels // chunks), min(UNITS, chunks))
+    chunks, most = places.chunks_of(lists, pixels, 1, most)
+    return _Cut(lists, pixels, chunks, most, min(UNITS, chunks))
 
 
 def _declines(g: Geometry) -> str | None:
-    if (reason := depthwise.declines(g)) is not None:
+    if (reason := depthwise.declines(g, forward=False)) is not None:
         return reason
     return None if _cut(g).lists[0].runs else "has no tap that reaches the output"
 

@@ -147,18 +147,27 @@ def extent(lists: list[PhaseList]) -> Axes:
     return tuple(max(each.pixels[axis] for each in lists) for axis in range(3))  # type: ignore[return-value]
 
 
-def too_many(g: Geometry) -> str | None:
+def too_many(g: Geometry, forward: bool) -> str | None:
     """Return why a problem has too many phases or taps for tables, or None."""
-    phases = math.prod(min(s, o) for s, o in zip(g.stride, g.output))
+    phases = math.prod(min(s, o) for s, o in zip(g.stride, g.output)) if forward else 1
     if phases > _PHASES or g.taps > _TAPS:
         return f"has tables for {_PHASES} phases and {_TAPS} taps at most, not for {phases} and {g.taps}"
     return None
 
 
-def most_pixels(lists: list[PhaseList], tile: int, most: int) -> int:
-    """Return how many pixels a chunk may have, whole tiles: `most`, or what tables of places have room for."""
+def longest_run(lists: list[PhaseList]) -> int:
+    """Return the most taps of a run."""
+    return max((taps for each in lists for _, taps in each.runs), default=1)
+
+
+def chunks_of(lists: list[PhaseList], pixels: int, tile: int, most: int) -> tuple[int, int]:
+    """Return in how many chunks pixels are cut, and how many whole tiles of them one has, counted in pixels, at most.
+
+    That is not more than `most`, nor than tables of places have room for.
+    """
     rows = 1 + max(len(each.runs) for each in lists)
-    return max(tile, min(most, _TABLE // (8 * rows)) // tile * tile)
+    chunks = max(1, -(-pixels // max(tile, min(most, _TABLE // (8 * rows)) // tile * tile)))
+    return chunks, max(1, -(-pixels // (chunks * tile))) * tile
 
 
 def fields(g: Geometry, forward: bool, lists: list[PhaseList]) -> dict[str, Any]:
