@@ -9,6 +9,7 @@ from fastdeconv import dispatch
 from fastdeconv.bench.layers import LAYERS, drawn
 from fastdeconv.dispatch import TABLES, costs_of, geometry_of, plan
 from fastdeconv.kernels.cpu import costs
+from fastdeconv.kernels.cpu.winograd import axes
 from fastdeconv.kernels.geometry import Cost
 from fastdeconv.problem import PASSES, Problem
 
@@ -80,6 +81,17 @@ def test_costs_grow_with_the_batch():
     for implementation in itertools.chain(*(TABLES["cpu", pass_] for pass_ in PASSES)):
         if implementation.cost is not None and implementation.declines(geometry) is None:
             assert implementation.cost(larger) > 2 * implementation.cost(geometry) > 0, implementation.name
+
+
+def test_tiles_of_one_column_are_told_from_those_of_rows():
+    """Windows over 16 inputs and 16 phases' outputs, and single outputs at both edges of a row or of a column."""
+    g = geometry_of(Problem.parse("mb2ic8ih16iw16oc4oh32ow32kh4kw4sh2sw2ph1pw1"))
+    windows, columns, rows, both = axes.plans(g)
+    assert [len(plan) for plan in (windows, columns, rows, both)] == [1, 3, 3, 9]
+    assert all(axes.single_elements(g, group) == (0, 0) for group in (*windows, *rows))
+    # Six rows of windows with four inputs each, or three outputs of two phases; one column on each side.
+    assert [axes.single_elements(g, group) for group in columns] == [(0, 0), (384, 288), (384, 288)]
+    assert axes.lines(g, windows[0]) == (2 * 24 * 16 * 8, 2 * 24 * 2 * 32 * 4)
 
 
 def test_a_cost_is_the_weighted_sum_of_counts():

@@ -152,5 +152,5 @@ def test_plain_products_are_cut_alike_for_every_batch():
     p = problem((1, 64, 16, 16), (64, 600, 4, 2), stride=(4, 2), padding=(2, 1))
     g = frame.merged(geometry_of(p))
     for forward in (True, False):
-        alone = groups(g, True, forward)
-        assert all(groups(g._replace(batch=n), True, forward) == alone for n in (2, 7, 64))
+        alone = groups(g, forward)
+        assert all(groups(g._replace(batch=n), forward) == alone for n in (2, 7, 64))

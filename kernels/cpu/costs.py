@@ -84,11 +84,11 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
         "many_products": 1.69, "many_operands": 41, "many_results": 36, "many_weights": 184, "many_strips": 27000,
     },
     ("winograd", "input_grad"): {
-        "product": 1.48, "operand": 41, "result": 61, "weight": 51, "strip": 18800, "launch": 3.5e6,
+        "product": 1.48, "operand": 41, "result": 61, "weight": 51, "strip": 18800, "apart": 300, "launch": 3.5e6,
         "many_products": 1.91, "many_operands": 40, "many_results": 42, "many_weights": 199, "many_strips": 49000,
     },
     ("winograd", "weight_grad"): {
-        "product": 1.57, "operand": 77, "result": 58, "weight": 95, "launch": 9.8e6,
+        "product": 1.57, "operand": 77, "result": 58, "weight": 95, "launch": 9.8e6, "apart": 200, "kernel": 300,
         "ranged_product": 1.6, "ranged_operand": 45, "ranged_result": 34, "ranged_weight": 95, "ranged_launch": 1.3e7,
         "ranged_many_products": 1.6, "ranged_many_operands": 60, "ranged_many_results": 30, "ranged_many_weights": 180,
         "ranged_many_strips": 20000,
@@ -152,14 +152,15 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
         "launch": 4.6e6,
     },
     ("winograd", "input_grad"): {
-        "product": 1.65, "operand": 26, "result": 62, "weight": 67, "strip": 13000, "launch": 7e6,
+        "product": 1.65, "operand": 26, "result": 62, "weight": 67, "strip": 13000, "apart": 700, "launch": 7e6,
         "many_products": 1.54, "many_operands": 28, "many_results": 48, "many_weights": 197, "many_strips": 25000,
     },
     ("winograd", "weight_grad"): {
-        "product": 1.72, "operand": 72, "result": 63, "weight": 35, "strip": 12000, "launch": 1.1e7,
-        "ranged_product": 1.38, "ranged_operand": 40, "ranged_result": 19, "ranged_strip": 26000,
-        "ranged_launch": 1.6e7, "ranged_many_products": 1.33, "ranged_many_operands": 52, "ranged_many_results": 10,
-        "ranged_many_weights": 92, "ranged_many_strips": 12000,
+        "product": 1.68, "operand": 51, "result": 54, "weight": 44, "strip": 8800, "launch": 4.9e6,
+        "apart": 950, "kernel": 1380, "input_line": 78, "output_line": 38,
+        "ranged_product": 1.37, "ranged_operand": 1, "ranged_result": 13, "ranged_weight": 197, "ranged_strip": 18800,
+        "ranged_launch": 1.14e7, "ranged_many_products": 1.3, "ranged_many_operands": 37, "ranged_many_weights": 88,
+        "ranged_many_strips": 21300,
     },
     ("direct_product", "forward"): {
         "product": 1.21, "operand": 50, "result": 45, "weight": 132, "strip": 11100, "launch": 1e7,

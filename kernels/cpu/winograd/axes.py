@@ -120,32 +120,55 @@ def combinations(group: Group) -> list[Used]:
     return found
 
 
-@lru_cache(maxsize=256)
-def groups(g: Geometry, shared: bool = False, forward: bool = True) -> tuple[Group, ...] | str:
-    """Return what covers every output of a problem once, or why these tiles do not.
-
-    In windows that are `shared` phases may have fewer taps, and several may meet one phase. The forward pass writes
-    between what other groups write, the input gradient adds to it.
-    """
+def plans(g: Geometry) -> list[tuple[Group, ...]] | str:
+    """Return the ways to cover every output of a problem once, or why these tiles do not."""
     if g.dtype not in ("float32", "float64"):
         return f"vector code is for float32 and float64, not {g.dtype}"
     axes: list[list[list[Segment]]] = []
     for axis in range(3):
-        ways = _ways(
-            g.input[axis], g.output[axis], g.kernel[axis], g.stride[axis], g.padding[axis], g.dilation[axis], shared
-        )
+        ways = _ways(g.input[axis], g.output[axis], g.kernel[axis], g.stride[axis], g.padding[axis], g.dilation[axis])
         if isinstance(ways, str):
             return ways
         axes.append(ways)
     if (phases := math.prod(sum(len(s.phases) for s in ways[0]) for ways in axes)) > MOST_PHASES:
         return f"{phases} phases are more than {MOST_PHASES}, and need tables out of proportion"
-    plans = [tuple((a, b, c) for a, b, c in itertools.product(*ways)) for ways in itertools.product(*axes)]
+    found = [tuple((a, b, c) for a, b, c in itertools.product(*ways)) for ways in itertools.product(*axes)]
+    return [plan for plan in found if too_far(g, plan) is None] or found
+
+
+@lru_cache(maxsize=256)
+def groups(g: Geometry, forward: bool) -> tuple[Group, ...] | str:
+    """Return the plan that should take least time in a pass, or why there is none."""
+    every = plans(g)
+    if isinstance(every, str):
+        return every
     weights = weights_of("winograd", "forward" if forward else "input_grad")  # for both layouts
 
     def cost(plan: tuple[Group, ...]) -> float:
         return sum(weights.get(kind, 0) * n for kind, n in plan_counts(g, plan, forward).items())
 
-    return min(plans, key=cost)
+    return min(every, key=cost)
+
+
+def lines(g: Geometry, group: Group) -> tuple[int, int]:
+    """Return the elements of input and output that a group transforms on the second axis, for all columns under it."""
+    a, b, last = group
+    windows = g.batch * math.prod(s.all_tiles * s.points for s in (a, b))
+    phases = len(a.phases) * len(b.phases)
+    inputs, outputs = last.all_tiles * last.outputs + last.taps - 1, g.stride[2] * last.all_tiles * last.outputs
+    return (
+        windows * min(g.input[2], inputs) * g.in_channels,
+        windows * phases * min(g.output[2], outputs) * g.out_channels,
+    )
+
+
+def single_elements(g: Geometry, group: Group) -> tuple[int, int]:
+    """Return the elements of input and output that a group of tiles reaches where these are one in a row, or else 0."""
+    if not group[2].taps == group[2].all_tiles == 1:
+        return 0, 0
+    tiles = g.batch * math.prod(s.all_tiles for s in group)
+    points, outputs = (math.prod(n) for n in zip(*((s.points, s.outputs * len(s.phases)) for s in group)))
+    return tiles * points * g.in_channels, tiles * outputs * g.out_channels
 
 
 def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str, float]:
@@ -153,7 +176,8 @@ def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str
 
     Products between transforms, transformed elements of the input and the output's gradient ("operand"), products on
     their way back ("result"), weights, vectors of channels in strips of tiles; "many" are those of tiles that need
-    several windows. With several groups: parts of rows of the output, and elements with others' in between ("apart").
+    several windows. With several groups: parts of rows of the output, and elements that lie "apart": with others' in
+    between or, in the input gradient, one in a row.
     """
     lanes = host.lanes(g.dtype)
     counts = dict.fromkeys(("product", "operand", "result", "weight", "strip", "row", "apart"), 0.0)
@@ -180,13 +204,15 @@ def plan_counts(g: Geometry, plan: tuple[Group, ...], forward: bool) -> dict[str
             counts["row"] += g.groups * parts / len(last.phases)
             if len(last.phases) < min(g.stride[2], g.output[2]):
                 counts["apart"] += g.groups * tiles * outputs * columns
+        elif len(plan) > 1:
+            counts["apart"] += single_elements(g, group)[0]
     return {**counts, "launch": len(plan)}
 
 
 def counts(g: Geometry, forward: bool) -> dict[str, float]:
     """Count what a pass does with the best plan, where one serves."""
     g = merged(g)
-    plan = groups(g, True, forward)
+    plan = groups(g, forward)
     assert not isinstance(plan, str)
     return plan_counts(g, plan, forward)
 
@@ -194,10 +220,10 @@ def counts(g: Geometry, forward: bool) -> dict[str, float]:
 def declines(g: Geometry, transformed: bool) -> str | None:
     """Return why tiles cannot serve a problem: those that are `transformed`, or those of plain products."""
     g = merged(g)
-    plan = groups(g, True)
+    plan = groups(g, forward=True)
     if isinstance(plan, str):
         return plan
-    for each in (plan, groups(g, True, forward=False)):
+    for each in (plan, groups(g, forward=False)):
         assert not isinstance(each, str)
         if (reason := too_far(g, each)) is not None:
             return reason
@@ -229,13 +255,12 @@ def multiplications(group: Group) -> int:
 
 
 def _ways(
-    inputs: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int, shared: bool
+    inputs: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int
 ) -> list[list[Segment]] | str:
     """Return the ways to cover an axis: windows alone, with single outputs if that takes fewer products, and shared."""
     stride = outputs if inputs == 1 else stride
     if (count := min(stride, outputs)) > MOST_PHASES:
         return f"{count} phases on an axis are more than {MOST_PHASES}, and need tables out of proportion"
-    most = MOST_TAPS if shared else 3
     by_taps: dict[int, list[_Phase]] = {}
     for residue in range(count):
         taps = []
@@ -244,8 +269,8 @@ def _ways(
             if of == residue:
                 taps.append((shift, k))
         taps.sort(reverse=True)  # the largest shift meets the first input
-        if not 1 <= len(taps) <= most:
-            return f"a phase has {len(taps)} taps on an axis, and tiles are for 1 to {most}"
+        if not 1 <= len(taps) <= MOST_TAPS:
+            return f"a phase has {len(taps)} taps on an axis, and tiles are for 1 to {MOST_TAPS}"
         in_phase = -(-(outputs - residue) // stride)
         by_taps.setdefault(len(taps), []).append(_Phase(residue, tuple(k for _, k in taps), taps[0][0], in_phase))
     # The taps of a phase are all as far apart.
@@ -264,7 +289,7 @@ def _ways(
     mixed = [_cheapest(phases, inputs, True) for phases in by_taps.values()]
     ways = [[segment for segments in way for segment in segments] for way in (windows, mixed)]
     ways = ways if len(ways[0]) < len(ways[1]) else ways[:1]
-    if shared and len(by_taps) == 2:
+    if len(by_taps) == 2:
         ways.append([_lattices(sorted(p for phases in by_taps.values() for p in phases), 1)])
     return ways
 

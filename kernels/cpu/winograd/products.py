@@ -193,7 +193,7 @@ class _Part(NamedTuple):
 def bind(g: Geometry, forward: bool) -> Bound:
     """Return the function that runs the pass."""
     g = merged(g)
-    parts = groups(g, True, forward)
+    parts = groups(g, forward)
     assert not isinstance(parts, str)
     made = [_part(_Group(g, group, forward, len(parts) == 1)) for group in parts]
     runs, stores, stored, shared, private, units = zip(*made)

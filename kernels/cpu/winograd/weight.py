@@ -26,7 +26,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -49,7 +49,16 @@ from fastdeconv.kernels.cpu.product_tiles import (
 )
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.winograd import tiles, transforms
-from fastdeconv.kernels.cpu.winograd.axes import Group, combinations, groups, multiplications, plan_counts, too_far
+from fastdeconv.kernels.cpu.winograd.axes import (
+    Group,
+    combinations,
+    lines,
+    multiplications,
+    plan_counts,
+    plans,
+    single_elements,
+    too_far,
+)
 from fastdeconv.kernels.cpu.winograd.products import RUN
 from fastdeconv.kernels.cpu.winograd.ranges import HEIGHT, RANGES, kernel_units, range_units
 from fastdeconv.kernels.cpu.winograd.sums import write_kernels
@@ -187,18 +196,27 @@ def bind(g: Geometry) -> Bound:
 
 @lru_cache(maxsize=256)
 def _plan(g: Geometry) -> tuple[Group, ...] | str:
-    """Return the groups of tiles that serve a problem, of which several windows may meet a phase, or why none do."""
-    plan = groups(g)
-    if not isinstance(plan, str):
-        return plan
-    plan = groups(g, shared=True)
-    if isinstance(plan, str):
-        return plan
-    if (reason := too_far(g, plan)) is not None:
+    """Return the groups of tiles that should take least time, or why none serve."""
+    every = plans(g)
+    if isinstance(every, str):
+        return every
+    if (reason := too_far(g, every[0])) is not None:
         return reason
-    if any(_ranges_of(g, group, *_sides(g, group)[:2]) is None for group in plan):
+    counted: dict[Group, dict[str, float]] = {}  # plans share groups
+    for group in itertools.chain(*every):
+        if group not in counted:
+            counted[group] = _group_counts(g, group)
+    if any(s.pieces > 1 for group in counted for s in group):
+        every = [plan for plan in every if all("ranged_product" in counted[group] for group in plan)]
+    if not every:
         return "a phase has more than 3 taps, and sums are too many for a core's cache, or tiles too few"
-    return plan
+    weights = weights_of("winograd", "weight_grad")  # for both layouts
+
+    def cost(plan: tuple[Group, ...]) -> float:
+        counts = _plan_counts(g, plan, [counted[group] for group in plan])
+        return sum(weights.get(kind, 0) * n for kind, n in counts.items())
+
+    return min(every, key=cost)
 
 
 def _declines(g: Geometry) -> str | None:
@@ -348,19 +366,32 @@ def _together(g: Geometry, group: Group) -> _Part:
     return _Part(run, shared, private, max(units, most * tiles.depth(gy) // lanes))
 
 
-def _counts(g: Geometry) -> dict[str, float]:
-    """Count what the pass does; "ranged" are products and elements of groups of tiles that are summed by ranges."""
-    g = merged(g)
-    parts = _plan(g)
-    assert not isinstance(parts, str)
+def _group_counts(g: Geometry, group: Group) -> dict[str, float]:
+    """Count what one group of tiles does; "ranged" are products and elements where they are summed by ranges."""
+    x, gy, _ = _sides(g, group)
+    prefix = "" if _ranges_of(g, group, x, gy) is None else "ranged_"
+    return {prefix + kind: n for kind, n in plan_counts(g, (group,), False).items()}
+
+
+def _plan_counts(g: Geometry, plan: tuple[Group, ...], counts: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Add up what all groups do; beside one another, each reads elements one in a row, and adds to the kernels."""
     total: dict[str, float] = defaultdict(float)
-    for group in parts:
-        x, gy, _ = _sides(g, group)
-        ranged = _ranges_of(g, group, x, gy) is not None
-        for kind, n in plan_counts(g, (group,), False).items():
-            total[kind] += 0.0 if ranged else n
-            total[f"ranged_{kind}"] += n if ranged else 0.0
+    for each in counts:
+        for kind, n in each.items():
+            total[kind] += n
+    total["input_line"], total["output_line"] = (sum(n) for n in zip(*(lines(g, group) for group in plan)))
+    if len(plan) > 1:
+        total["apart"] = sum(sum(single_elements(g, group)) for group in plan)
+        total["kernel"] = (len(plan) - 1) * g.in_channels * g.group_out
     return total
+
+
+def _counts(g: Geometry) -> dict[str, float]:
+    """Count what the pass does with the best plan."""
+    g = merged(g)
+    plan = _plan(g)
+    assert not isinstance(plan, str)
+    return _plan_counts(g, plan, [_group_counts(g, group) for group in plan])
 
 
 WINOGRAD = Implementation(
