@@ -26,7 +26,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -202,19 +202,14 @@ def _plan(g: Geometry) -> tuple[Group, ...] | str:
         return every
     if (reason := too_far(g, every[0])) is not None:
         return reason
-    counted: dict[Group, dict[str, float]] = {}  # plans share groups
-    for group in itertools.chain(*every):
-        if group not in counted:
-            counted[group] = _group_counts(g, group)
-    if any(s.pieces > 1 for group in counted for s in group):
-        every = [plan for plan in every if all("ranged_product" in counted[group] for group in plan)]
+    if any(s.pieces > 1 for group in itertools.chain(*every) for s in group):
+        every = [plan for plan in every if all("ranged_product" in _group_counts(g, group) for group in plan)]
     if not every:
         return "a phase has more than 3 taps, and sums are too many for a core's cache, or tiles too few"
     weights = weights_of("winograd", "weight_grad")  # for both layouts
 
     def cost(plan: tuple[Group, ...]) -> float:
-        counts = _plan_counts(g, plan, [counted[group] for group in plan])
-        return sum(weights.get(kind, 0) * n for kind, n in counts.items())
+        return sum(weights.get(kind, 0) * n for kind, n in _plan_counts(g, plan).items())
 
     return min(every, key=cost)
 
@@ -366,6 +361,7 @@ def _together(g: Geometry, group: Group) -> _Part:
     return _Part(run, shared, private, max(units, most * tiles.depth(gy) // lanes))
 
 
+@lru_cache(maxsize=1024)  # plans share groups
 def _group_counts(g: Geometry, group: Group) -> dict[str, float]:
     """Count what one group of tiles does; "ranged" are products and elements where they are summed by ranges."""
     x, gy, _ = _sides(g, group)
@@ -373,11 +369,11 @@ def _group_counts(g: Geometry, group: Group) -> dict[str, float]:
     return {prefix + kind: n for kind, n in plan_counts(g, (group,), False).items()}
 
 
-def _plan_counts(g: Geometry, plan: tuple[Group, ...], counts: Iterable[dict[str, float]]) -> dict[str, float]:
+def _plan_counts(g: Geometry, plan: tuple[Group, ...]) -> dict[str, float]:
     """Add up what all groups do; beside one another, each reads elements one in a row, and adds to the kernels."""
     total: dict[str, float] = defaultdict(float)
-    for each in counts:
-        for kind, n in each.items():
+    for group in plan:
+        for kind, n in _group_counts(g, group).items():
             total[kind] += n
     total["input_line"], total["output_line"] = (sum(n) for n in zip(*(lines(g, group) for group in plan)))
     if len(plan) > 1:
@@ -391,7 +387,7 @@ def _counts(g: Geometry) -> dict[str, float]:
     g = merged(g)
     plan = _plan(g)
     assert not isinstance(plan, str)
-    return _plan_counts(g, plan, [_group_counts(g, group) for group in plan])
+    return _plan_counts(g, plan)
 
 
 WINOGRAD = Implementation(
