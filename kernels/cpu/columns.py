@@ -19,22 +19,22 @@ from fastdeconv.kernels.cpu.vectors import Vectors, call_once_compiled, index, l
 
 @intrinsic
 def to_columns(
-    typing_context: Any, columns: Any, columns_at: Any,
+    typing_context: Any, columns: Any, columns_at: Any, column_step: Any,
     array: Any, array_at: Any, channel_step: Any, channels: Any, count: Any,
 ) -> Any:  # fmt: skip
-    """Do ``columns[columns_at + j·lanes + c] = array[array_at + c·channel_step + j]``, 0 from lane `channels` on.
+    """Do ``columns[columns_at + j·column_step + c] = array[array_at + c·channel_step + j]``, 0 from lane `channels` on.
 
     j runs over `count` elements. As columns are written in blocks of as many, up to ``lanes - 1`` after the last hold
     zeros afterwards.
     """
     integer = types.int64
-    signature = types.void(columns, integer, array, integer, integer, integer, integer)
+    signature = types.void(columns, integer, integer, array, integer, integer, integer, integer)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        columns, columns_at, array, array_at, step, channels, count = arguments
+        columns, columns_at, column_step, array, array_at, step, channels, count = arguments
         target = pointer(context, builder, signature.args[0], columns, columns_at)
-        source = pointer(context, builder, signature.args[2], array, array_at)
-        values = [target, source, step, channels, count]
+        source = pointer(context, builder, signature.args[3], array, array_at)
+        values = [target, column_step, source, step, channels, count]
         call_once_compiled(builder, "to_columns", signature.args[0].dtype, values, _to_columns)
         return context.get_dummy_value()
 
@@ -42,12 +42,12 @@ def to_columns(
 
 
 def _to_columns(vectors: Vectors, arguments: list[Any]) -> None:
-    target, source, step, channels, count = arguments
+    target, column_step, source, step, channels, count = arguments
     builder, lanes = vectors.builder, vectors.lanes
 
     def store(at: Any, rows: list[Any]) -> None:
         for j, value in enumerate(transposed(vectors, rows)):
-            vectors.store(value, target, builder.add(builder.mul(at, index(lanes)), index(j * lanes)))
+            vectors.store(value, target, builder.mul(builder.add(at, index(j)), column_step))
 
     def whole(at: Any) -> None:
         store(at, [vectors.load(source, builder.add(at, builder.mul(step, index(c)))) for c in range(lanes)])
@@ -66,27 +66,29 @@ def _to_columns(vectors: Vectors, arguments: list[Any]) -> None:
 @intrinsic
 def to_rows(
     typing_context: Any, array: Any, array_at: Any, channel_step: Any, channels: Any,
-    columns: Any, columns_at: Any, extra: Any, extra_at: Any, count: Any, add: Any,
+    columns: Any, columns_at: Any, column_step: Any, extra: Any, extra_at: Any, count: Any, add: Any,
 ) -> Any:  # fmt: skip
-    """Do ``array[array_at + c·channel_step + j] = columns[columns_at + j·lanes + c] + extra[extra_at + c]``.
+    """Do ``array[array_at + c·channel_step + j] = columns[columns_at + j·column_step + c] + extra[extra_at + c]``.
 
     c runs over `channels`, j over `count`; if `add`, what is there already is added too. Reads of columns and extra are
     whole vectors.
     """
     integer = types.int64
-    signature = types.void(array, integer, integer, integer, columns, integer, extra, integer, integer, types.boolean)
+    signature = types.void(
+        array, integer, integer, integer, columns, integer, integer, extra, integer, integer, types.boolean
+    )
     return signature, _writing("to_rows", _to_rows)
 
 
 def _to_rows(vectors: Vectors, arguments: list[Any]) -> None:
-    target, step, channels, source, addend, count, add = arguments
+    target, step, channels, source, column_step, addend, count, add = arguments
     builder, lanes = vectors.builder, vectors.lanes
     extra = vectors.load(addend, index(0))
 
     def emit(adding: int) -> None:
         def rows(at: Any) -> list[tuple[Any, Any]]:
-            first = builder.mul(at, index(lanes))
-            pixels = [vectors.load(source, builder.add(first, index(j * lanes))) for j in range(lanes)]
+            places = [builder.mul(builder.add(at, index(j)), column_step) for j in range(lanes)]
+            pixels = [vectors.load(source, place) for place in places]
             values = transposed(vectors, [builder.fadd(pixel, extra) for pixel in pixels])
             return [(value, builder.add(at, builder.mul(step, index(c)))) for c, value in enumerate(values)]
 
@@ -147,26 +149,28 @@ def _read_pixels(vectors: Vectors, arguments: list[Any]) -> None:
 @intrinsic
 def write_pixels(
     typing_context: Any, array: Any, array_at: Any, pixel_step: Any, channels: Any,
-    columns: Any, columns_at: Any, extra: Any, extra_at: Any, count: Any, add: Any,
+    columns: Any, columns_at: Any, column_step: Any, extra: Any, extra_at: Any, count: Any, add: Any,
 ) -> Any:  # fmt: skip
-    """Do ``array[array_at + j·pixel_step + c] = columns[columns_at + j·lanes + c] + extra[extra_at + c]``.
+    """Do ``array[array_at + j·pixel_step + c] = columns[columns_at + j·column_step + c] + extra[extra_at + c]``.
 
     c runs over `channels`, j over `count`; if `add`, what is there already is added too.
     """
     integer = types.int64
-    signature = types.void(array, integer, integer, integer, columns, integer, extra, integer, integer, types.boolean)
+    signature = types.void(
+        array, integer, integer, integer, columns, integer, integer, extra, integer, integer, types.boolean
+    )
     return signature, _writing("write_pixels", _write_pixels)
 
 
 def _write_pixels(vectors: Vectors, arguments: list[Any]) -> None:
-    target, step, channels, source, addend, count, add = arguments
+    target, step, channels, source, column_step, addend, count, add = arguments
     builder = vectors.builder
     extra = vectors.load(addend, index(0))
 
     def emit(adding: int) -> None:
         def pixel(j: Any, present: Any) -> None:
             place = builder.mul(j, step)
-            value = builder.fadd(vectors.load(source, builder.mul(j, index(vectors.lanes))), extra)
+            value = builder.fadd(vectors.load(source, builder.mul(j, column_step)), extra)
             if adding:
                 value = builder.fadd(value, vectors.load_part(present, target, place))
             vectors.store_part(present, value, target, place)
@@ -180,11 +184,11 @@ def _writing(name: str, emit: Callable[[Vectors, list[Any]], None]) -> Callable[
     """Return what generates a call of a function that writes columns to an array."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, array_at, step, channels, columns, columns_at, extra, extra_at, count, add = arguments
+        array, array_at, step, channels, columns, columns_at, column_step, extra, extra_at, count, add = arguments
         target = pointer(context, builder, signature.args[0], array, array_at)
         source = pointer(context, builder, signature.args[4], columns, columns_at)
-        addend = pointer(context, builder, signature.args[6], extra, extra_at)
-        values = [target, step, channels, source, addend, count, builder.zext(add, ir.IntType(64))]
+        addend = pointer(context, builder, signature.args[7], extra, extra_at)
+        values = [target, step, channels, source, column_step, addend, count, builder.zext(add, ir.IntType(64))]
         call_once_compiled(builder, name, signature.args[0].dtype, values, emit)
         return context.get_dummy_value()
 

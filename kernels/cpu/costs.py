@@ -4,8 +4,8 @@ A weight is in multiplications at the peak of all cores. ``python -m bench choic
 float32 problems, and without ``--fit`` tells how far the choice is from the best. With 16 registers they are fitted on
 a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017, 0019), with 32 on an Intel Xeon with
 AVX-512 and 2 MB of second-level cache a core (0006, 0015, 0020 to 0022). Guesses: with 16 those of `winograd` that are
-"ranged", for kernels and for gradients' elements apart, and those of `direct_panels`, `direct_im2row`, `direct_windows`
-and, as with 32, kernels for channels last.
+"ranged", for kernels and for gradients' elements apart, and those of `direct_panels`, `direct_im2row`, `direct_outer`,
+`direct_windows` and, as with 32, kernels for channels last.
 """
 
 from __future__ import annotations
@@ -111,6 +111,9 @@ _REGISTERS_16: dict[tuple[str, str], Weights] = {
     ("direct_tile", "input_grad"): {
         "product": 1.62, "result": 132, "row": 1230, "plane": 91, "line": 1150, "weight": 204, "call": 5e6,
     },
+    ("direct_outer", "weight_grad"): {
+        "product": 1.4, "stretch": 60, "gradient": 35, "list": 5000, "column": 20, "weight": 60, "call": 3e6,
+    },
     ("direct_im2row", "weight_grad"): {
         "product": 1.57, "stretch": 42, "load": 25, "gradient": 18, "list": 5000, "tile": 1800, "weight": 6,
         "call": 3e6,
@@ -131,11 +134,11 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_linear", "input_grad"): {"product": 3.0, "tile": 16300, "copy": 31},
     ("direct_linear", "weight_grad"): {"product": 1.49, "piece": 1840, "tile": 5900, "call": 1e6},
     ("direct_blocks", "forward"): {
-        "product": 1.26, "piece": 869, "result": 32, "row": 299, "weight": 186, "call": 3.8e6,
+        "product": 1.12, "piece": 1070, "tile": 6900, "result": 34, "row": 114, "weight": 132,
     },
     ("direct_col2im", "forward"): {
-        "product": 1.01, "piece": 1210, "tile": 5720, "moved": 9, "line": 71, "result": 26, "row": 329, "weight": 186,
-        "call": 7.4e6,
+        "product": 1.1, "piece": 1230, "tile": 7240, "moved": 6.5, "line": 62, "result": 32, "weight": 106,
+        "call": 5e6,
     },
     ("direct_images", "forward"): {
         "product": 1.3, "sum": 5.65, "operand": 177, "result": 56, "weight": 49, "call": 8e6,
@@ -186,12 +189,16 @@ _REGISTERS_32: dict[tuple[str, str], Weights] = {
     ("direct_tile", "input_grad"): {
         "product": 1.34, "result": 49, "row": 405, "plane": 84, "line": 800, "weight": 290, "call": 2.7e6,
     },
+    ("direct_outer", "weight_grad"): {
+        "product": 1.36, "stretch": 95, "load": 22, "gradient": 28, "list": 4900, "column": 28, "weight": 62,
+        "call": 4.1e6,
+    },
     ("direct_im2row", "weight_grad"): {
         "product": 1.85, "stretch": 115, "load": 18, "gradient": 22, "list": 3300, "tile": 4250, "weight": 13,
         "call": 4e6,
     },
     ("direct_im2col", "weight_grad"): {
-        "product": 1.48, "chunk": 132, "tile": 5730, "line": 227, "border": 87, "weight": 12.5, "call": 3e6,
+        "product": 1.49, "chunk": 134, "tile": 7500, "line": 220, "border": 105, "weight": 11, "call": 6e6,
     },
     ("direct_dot", "weight_grad"): {
         "product": 1.65, "plane": 53, "gradient": 71, "lanes": 338, "row": 800, "weight": 109, "call": 8.2e6,

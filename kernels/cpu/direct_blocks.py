@@ -7,7 +7,7 @@ core's cache until all k are in them; then the rows of the last axis' taps are p
 Memory: x as it is, copied to panels (see `panels`) · weights packed (group, block of rows, k, row) · sums (row, pixel).
 Parallel over images, groups and pieces of pixels. NaN and Inf reach what they touch and no more.
 
-Measured in docs/decisions/0015-panels.md.
+Measured in docs/decisions/0015-panels.md; what comes next is fetched by the tiles (0023).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
+from fastdeconv.kernels.cpu.fetching import LINES, ask_bytes, spread
 from fastdeconv.kernels.cpu.jit import kernel
 from fastdeconv.kernels.cpu.panels import (
     COLUMNS,
@@ -28,12 +29,14 @@ from fastdeconv.kernels.cpu.panels import (
     HEIGHT,
     NEAR,
     copy_to_panels,
-    multiply_panels,
+    multiply_packed,
     pieces_of,
     row_packing,
 )
+from fastdeconv.kernels.cpu.product_tiles import CHANNEL_TERMS, channel_step
 from fastdeconv.kernels.cpu.rows import MOST_INTERLEAVED, interleave_rows
 from fastdeconv.kernels.cpu.sweep import part_of
+from fastdeconv.kernels.cpu.vectors import LINE
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]
@@ -44,11 +47,14 @@ LAYOUT = np.dtype(
         ("channels", "i8"),  # input channels of a group
         ("group_out", "i8"),
         ("rows", "i8"),  # those times taps
+        ("left_step", "i8"),  # rows of a block of packed weights
+        ("left_rows", "i8"),  # of all those of a group
         ("kernel", "i8", (3,)),
         ("size", "i8", (3,)),  # of the input
         ("pixels", "i8"),  # of an image
         ("tiles", "i8"),  # of an image
         ("pieces", "i8"),  # of those
+        ("units", "i8"),  # of all images
         ("most", "i8"),  # tiles of a piece, at most
         ("near", "i8"),  # tiles whose panels fit the first cache together
         ("width", "i8"),  # pixels of a tile
@@ -69,6 +75,12 @@ def product_units(lo: int, hi: int, x: Any, packed: Any, bias: Any, y: Any, layo
     edge = empty(HEIGHT * width, x.dtype)
     sums = empty(p.rows * step + width, x.dtype)  # what puts rows together reads past their end
     plane = pixels * k0 * k1 * k2
+    # What is copied next: for some channels, the lines of one tile.
+    slots = (p.block + CHANNEL_TERMS - 1) // CHANNEL_TERMS * LINES
+    found, line = (step * x.itemsize + LINE - 1) // LINE, LINE // x.itemsize
+    lines, asked = np.empty(found, np.int64), np.zeros(slots, np.int64)
+    for i in range(found):
+        lines[i] = i * line
     for unit in range(lo, hi):
         image, first, stop = part_of(unit, p.pieces, p.tiles)
         begin, end = first * width, min(stop * width, pixels)
@@ -78,9 +90,20 @@ def product_units(lo: int, hi: int, x: Any, packed: Any, bias: Any, y: Any, layo
             for i in range(some):
                 row = (image * p.channels + c + i) * pixels
                 copy_to_panels(panels, p.panel, i * width, x, row + begin, end - begin, width)
-            multiply_panels(
-                packed, g * p.rows * p.channels + c * HEIGHT, p.channels, 1, HEIGHT, panels, p.panel, some, p.near,
+            next_, of, channels = c + p.block, 0, 0
+            if next_ < p.channels:
+                of, channels = (image * p.channels + next_) * pixels + begin, min(p.block, p.channels - next_)
+            elif unit + 1 < p.units:
+                image2, first2, _ = part_of(unit + 1, p.pieces, p.tiles)
+                of, channels = image2 * p.channels * pixels + first2 * width, min(p.block, p.channels)
+            once = 1
+            if channels > 0:
+                share = channels * found // (p.rows // HEIGHT * ((end - begin + width - 1) // width)) + 1
+                once = spread(asked, 0, slots, lines, found, channels, pixels, share, x.itemsize)
+            multiply_packed(
+                packed, g * p.left_rows * p.channels + c * p.left_step, 0, p.channels, panels, p.panel, some, p.near,
                 sums, 0, step, p.rows, end - begin, width, edge, c > 0, False,
+                x, of, pixels, channels, once, asked,
             )  # fmt: skip
         at = begin
         while at < end:
@@ -132,22 +155,24 @@ def _bind(g: Geometry) -> Bound:
     panel = block * width + lanes
     images, tiles = g.batch * g.groups, -(-pixels // width)
     pieces, most = pieces_of(tiles, images, (panel + rows * width) * itemsize // 2)
+    pack, packed_elements = row_packing(g, rows // HEIGHT)
     layout = np.zeros(1, LAYOUT)
     for name, value in {
+        "left_step": channel_step(lanes), "left_rows": packed_elements // (g.groups * g.group_in),
         "groups": g.groups, "channels": g.group_in, "group_out": g.group_out, "rows": rows, "kernel": g.kernel,
-        "size": g.input, "pixels": pixels, "tiles": tiles, "pieces": pieces, "most": most,
+        "size": g.input, "pixels": pixels, "tiles": tiles, "pieces": pieces, "units": images * pieces, "most": most,
         "near": max(1, NEAR // (panel * itemsize)), "width": width, "block": block, "panel": panel,
     }.items():  # fmt: skip
         layout[name] = value
     units = images * pieces
     compute = product_units.launcher(g.dtype, units, 2 * g.multiplications + 8 * g.elements)
-    pack, packed_elements = row_packing(g, rows // HEIGHT)
     no_bias = np.empty(0, g.dtype)
 
     def run_packed(x: Array, packed: Array, bias: Array | None, y: Array) -> None:
         compute(x, packed, no_bias if bias is None else bias, y, layout)
 
     private = (most * panel + (2 + HEIGHT) * width + rows * most * width) * itemsize
+    private += ask_bytes(-(-block // CHANNEL_TERMS), 1, 0) + 8 * -(-most * width * itemsize // LINE)
     scratch = workspace.total(packed_elements * itemsize, private, units)
     return planes.with_packed_weights(g.dtype, packed_elements, pack, run_packed, scratch)
 

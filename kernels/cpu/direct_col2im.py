@@ -14,7 +14,8 @@ over taps in their order. NaN and Inf reach what they touch and no more.
 Ladder, in docs/decisions/0016-col2im.md:
 1. Panels filled tile by tile, for as many as the first cache holds.
 2. As many as the second holds, what comes after them fetched meanwhile.
-3. Terms of a sum four at a time, their addresses constants of the loop (`panel_tile`).
+3. Terms of a sum four at a time, their addresses constants of the loop.
+4. Windows of 1 MB where the second cache has 2; what comes next fetched by the tiles (0023).
 """
 
 from __future__ import annotations
@@ -32,17 +33,19 @@ from fastdeconv.kernels.cpu import frame as frames
 from fastdeconv.kernels.cpu import host, planes, workspace
 from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
+from fastdeconv.kernels.cpu.fetching import LINES, ask_bytes, spread
 from fastdeconv.kernels.cpu.gather import copy_tile
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_panels, row_packing
+from fastdeconv.kernels.cpu.panels import COLUMNS, DEPTH, FAR, HEIGHT, NEAR, multiply_packed, row_packing
+from fastdeconv.kernels.cpu.product_tiles import CHANNEL_TERMS, channel_step
 from fastdeconv.kernels.cpu.rows import (
     MOST_INTERLEAVED,
     accumulate_rows,
     add_row,
     interleave_rows,
-    read_ahead,
     zero_row,
 )
+from fastdeconv.kernels.cpu.vectors import LINE
 from fastdeconv.kernels.geometry import Bound, Cost, Geometry, Implementation
 
 Array = NDArray[Any]
@@ -61,6 +64,8 @@ LAYOUT = np.dtype(
         ("block", "i8"),  # output channels of a unit
         ("blocks", "i8"),
         ("rows", "i8"),  # of a unit's product, whole register tiles
+        ("left_step", "i8"),  # rows of a block of packed weights
+        ("left_rows", "i8"),  # of all those of a group
         ("bands", "i8"),
         ("strips", "i8"),
         ("own", "i8"),  # outputs of a phase in a row of a strip
@@ -77,7 +82,7 @@ LAYOUT = np.dtype(
 )
 
 # Bytes of the sums that are used, which share the second cache with panels and weights.
-_WINDOW = 192 << 10
+_WINDOW = 1 << 20 if host.REGISTERS == 32 else 192 << 10
 # Rows of a product at most, and taps of a kernel: a window has sums for all of them.
 _ROWS = 512
 # Tiles in a row of a strip.
@@ -100,8 +105,8 @@ def _place(p: Any, tile: int, row: int, begin: int, present: int) -> tuple[int, 
 
 @device_function
 def _multiply(
-    sums: Any, x: Any, packed: Any, panels: Any, edge: Any, places: Any, p: Any,
-    first: int, left_at: int, row: int, count: int, begin: int, present: int, to: int,
+    sums: Any, x: Any, packed: Any, panels: Any, edge: Any, places: Any, lines: Any, asked: Any, p: Any,
+    first: int, left_at: int, top: int, row: int, count: int, begin: int, present: int, to: int,
 ) -> None:  # fmt: skip
     """Compute the sums of `count` rows from `row` on; a strip's rows begin at `begin` and have `present` pixels."""
     plane = p.size[0] * p.size[1]
@@ -116,13 +121,23 @@ def _multiply(
             for i in range(depth):
                 source = (first + c + i) * plane
                 for n in range(some):
-                    # Channels lie pages apart: what comes after these tiles is fetched while they are multiplied.
-                    read_ahead(x, source + places[n, 2], p.width)
                     copy_tile(panels, n * p.panel + i * p.width, x, source + places[n, 0], places[n, 1])
+            # Channels lie pages apart: what comes after these tiles is fetched while they are multiplied.
+            after = c + depth >= p.channels
+            found = 0
+            for n in range(some):
+                for j in range(0, p.width, LINE // x.itemsize):
+                    lines[found] = places[n, 2 if after else 0] + j
+                    found += 1
+            channels = min(p.depth, p.channels if after else p.channels - c - depth)
+            share = channels * found // (p.rows // HEIGHT * some) + 1
+            slots = (depth + CHANNEL_TERMS - 1) // CHANNEL_TERMS * LINES
+            once = spread(asked, 0, slots, lines, found, channels, plane, share, x.itemsize)
             # What a last tile computes behind its rows is overwritten by those that follow.
-            multiply_panels(
-                packed, left_at + c * HEIGHT, p.channels, 1, HEIGHT, panels, p.panel, depth, p.near,
+            multiply_packed(
+                packed, left_at + c * p.left_step, top, p.channels, panels, p.panel, depth, p.near,
                 sums, to + tile * p.width, p.step, p.rows, some * p.width, p.width, edge, c > 0, False,
+                x, (first if after else first + c + depth) * plane, plane, channels, once, asked,
             )  # fmt: skip
 
 
@@ -158,6 +173,8 @@ def window_units(
     p = layout[0]
     panels = empty(p.beside * p.panel + p.width, x.dtype)
     places = np.empty((p.beside, 3), np.int64)
+    slots = (p.depth + CHANNEL_TERMS - 1) // CHANNEL_TERMS * LINES
+    lines, asked = np.empty(p.beside * (p.width // (LINE // x.itemsize) + 1), np.int64), np.empty(slots, np.int64)
     edge = empty(HEIGHT * p.width, x.dtype)
     # What adds rows up and puts them together reads past their end.
     sums = empty(p.rows * p.step + p.width, x.dtype)
@@ -169,7 +186,7 @@ def window_units(
         strip, rest = rest % p.strips, rest // p.strips
         band, image = rest % p.bands, rest // p.bands
         many = min(p.block, p.group_out - block * p.block)
-        left_at = (image % p.groups * p.blocks + block) * p.rows * p.channels
+        left_at = image % p.groups * p.left_rows * p.channels
         left, right = strip * p.own, min((strip + 1) * p.own, columns_out)
         begin = min(max(0, left - p.high[1]), p.size[1]) if p.strips > 1 else 0
         present = min(p.size[1], right - p.low[1]) - begin
@@ -186,8 +203,8 @@ def window_units(
                 base += over
             count = min(p.window - (done - base), stop - done)
             if count > 0:
-                _multiply(sums, x, packed, panels, edge, places, p, image * p.channels, left_at, done, count,
-                          begin, present, (done - base) * p.pitch)  # fmt: skip
+                _multiply(sums, x, packed, panels, edge, places, lines, asked, p, image * p.channels, left_at,
+                          block * p.rows, done, count, begin, present, (done - base) * p.pitch)  # fmt: skip
                 done += count
             complete = end if done >= stop else min(end, done + p.low[0])
             while j < complete:
@@ -305,8 +322,10 @@ def _bind(g: Geometry) -> Bound:
     # Rows a power of two apart would share cache sets.
     step = -(-(way.window * way.pitch + width) // (16 * lanes)) * 16 * lanes + 2 * lanes
     line = -(-way.own // lanes) * lanes
+    pack, packed_elements = row_packing(g, blocks * way.rows // HEIGHT)
     layout = np.zeros(1, LAYOUT)
     for name, value in {
+        "left_step": channel_step(lanes), "left_rows": packed_elements // (g.groups * g.group_in),
         "channels": g.group_in, "groups": g.groups, "group_out": g.group_out, "taps": g.taps,
         "size": g.input[1:], "out_size": g.output[1:], "stride": g.stride[1:],
         "low": [min(shift for _, shift in taps) for taps in (row_taps, column_taps)],
@@ -320,14 +339,14 @@ def _bind(g: Geometry) -> Bound:
     compute = window_units.launcher(g.dtype, units, 2 * g.multiplications + 8 * g.elements)
     tables = [frames.ints([number for tap in taps for number in tap]) for taps in (row_taps, column_taps)]
 
-    pack, packed_elements = row_packing(g, blocks * way.rows // HEIGHT)
     no_bias = np.empty(0, g.dtype)
 
     def run_packed(x: Array, packed: Array, bias: Array | None, y: Array) -> None:
         compute(x, packed, no_bias if bias is None else bias, y, layout, *tables)
 
     private = beside * panel + (3 + HEIGHT) * width + way.rows * step + (way.block * g.stride[2] + 1) * line
-    scratch = workspace.total(packed_elements * itemsize, private * itemsize + 24 * beside, units)
+    lists = 24 * beside + ask_bytes(-(-depth // CHANNEL_TERMS), 0, 0) + 8 * beside * (width * itemsize // LINE + 1)
+    scratch = workspace.total(packed_elements * itemsize, private * itemsize + lists, units)
     return planes.with_packed_weights(g.dtype, packed_elements, pack, run_packed, scratch)
 
 

@@ -90,7 +90,7 @@ def image_units(lo: int, hi: int, x: Any, tiles: Any, layout: Any) -> None:
         g, chunk = rest % p.groups, rest // p.groups
         for row in range(min(p.rows, p.batch - chunk * p.rows)):
             channel = ((chunk * p.rows + row) * p.groups + g) * p.sources + b * lanes
-            to_columns(columns, 0, x, channel * pixels, pixels, min(lanes, p.sources - b * lanes), pixels)
+            to_columns(columns, 0, lanes, x, channel * pixels, pixels, min(lanes, p.sources - b * lanes), pixels)
             to = rest * pixels * p.pixel_step + b * p.vector_step + row * lanes
             combine(0, columns, 0, 0, lanes, tiles, to, 0, p.pixel_step, pixels)
 
@@ -113,7 +113,7 @@ def pack_units(lo: int, hi: int, w: Any, packed: Any, layout: Any) -> None:
                 inside = present if d < p.sources else 0
                 if p.target_step == taps:
                     read_ahead(w, at + _AHEAD * p.source_step, inside * taps)
-                to_columns(kernels, 0, w, at if inside else 0, p.target_step, inside, taps)
+                to_columns(kernels, 0, lanes, w, at if inside else 0, p.target_step, inside, taps)
                 combine(0, kernels, 0, 0, lanes, packed, rest * taps * p.tap_step + panel + d * p.width,
                         0, p.tap_step, taps)  # fmt: skip
 
@@ -152,7 +152,7 @@ def product_units(
                 of = results + row * p.columns + b * lanes
                 combine(0, room, of, 0, p.result_step, columns, 0, 0, lanes, pixels)
                 channel = ((chunk * p.rows + row) * p.groups + g) * p.targets + first
-                to_rows(y, channel * pixels, pixels, present, columns, 0, extra, 0, pixels, False)
+                to_rows(y, channel * pixels, pixels, present, columns, 0, lanes, extra, 0, pixels, False)
 
 
 class _Sizes(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from fastdeconv.kernels.cpu import frame, host, planes
+from fastdeconv.kernels.cpu.fetching import address_of
 from fastdeconv.kernels.cpu.gather import copy_tile
 from fastdeconv.kernels.cpu.jit import device_function
 from fastdeconv.kernels.cpu.product_tiles import (
@@ -20,7 +21,8 @@ from fastdeconv.kernels.cpu.product_tiles import (
     BLOCK_SHAPES,
     PRODUCT_SHAPES,
     block_tile,
-    channel_tile,
+    channel_step,
+    packed_tile,
     panel_tile,
     product_tile,
 )
@@ -80,16 +82,18 @@ def pieces_of(tiles: int, images: int, tile_bytes: int, units: int = UNITS) -> t
 def row_packing(g: Geometry, blocks: int) -> tuple[Callable[[NDArray[Any], NDArray[Any]], None], int]:
     """Return ``pack(w, packed)`` for the left matrix of a forward pass, and the elements that it fills.
 
-    Its rows are the pairs of an output channel and a tap, which lie as (group, block of `HEIGHT` rows, input channel,
-    row), with zeros for those that `blocks` of a group have beyond the weights.
+    Its rows are the pairs of an output channel and a tap, which lie as `multiply_packed` reads them, with zeros for
+    those that `blocks` of `HEIGHT` have beyond the weights of a group.
     """
-    rows, elements = g.group_out * g.taps, g.groups * blocks * HEIGHT * g.group_in
+    step = channel_step(host.lanes(g.dtype))
+    rows, blocks = g.group_out * g.taps, -(-blocks * HEIGHT // step)
+    elements = g.groups * blocks * step * g.group_in
     chunks = min(blocks, -(-UNITS // g.groups))
     launch = planes.pack.launcher(g.dtype, g.groups * chunks, 4 * elements)
     one_tap = frame.ints([0, 1]), frame.ints([0])
 
     def pack(w: NDArray[Any], packed: NDArray[Any]) -> None:
-        launch(w, packed, chunks, blocks, rows, HEIGHT, g.group_in, g.group_in * rows, rows, 1, 1, *one_tap)
+        launch(w, packed, chunks, blocks, rows, step, g.group_in, g.group_in * rows, rows, 1, 1, *one_tap)
 
     return pack, elements
 
@@ -107,9 +111,8 @@ def _multiply_tile(
     left: Any, left_at: int, left_row: int, left_step: int, panel: Any, panel_at: int, depth: int,
     out: Any, out_at: int, out_row: int, width: int, add: bool,
 ) -> None:  # fmt: skip
-    packed = left_row == 1 and left_step == HEIGHT
-    if packed or left_step == 1:
-        panel_tile(depth, left, left_at, left_row, packed, panel, panel_at, out, out_at, out_row, add)
+    if left_step == 1:
+        panel_tile(depth, left, left_at, left_row, panel, panel_at, out, out_at, out_row, add)
     else:
         product_tile(0, depth, left, left_at, left_row, left_step, panel, panel_at, width,
                      out, out_at, out_row, add)  # fmt: skip
@@ -161,27 +164,33 @@ def multiply_panels(
 
 @device_function
 def multiply_packed(
-    left: Any, left_at: int, block: int, step: int, panels: Any, panel: int, depth: int, near: int,
-    out: Any, out_at: int, out_row: int, rows: int, columns: int, width: int, edge: Any, add: bool,
+    left: Any, left_at: int, top: int, pitch: int, panels: Any, panel: int, depth: int, near: int,
+    out: Any, out_at: int, out_row: int, rows: int, columns: int, width: int, edge: Any, add: bool, far: bool,
+    source: Any, source_at: int, plane: int, planes_: int, once: int, asked: Any,
 ) -> None:  # fmt: skip
-    """Compute what `multiply_panels` does from a left matrix whose rows lie in blocks of `step`, element after element.
+    """Compute what `multiply_panels` does from rows of a packed left matrix, from the row `top` on, of any number.
 
-    Blocks, the last filled with zeros, are `block` elements apart. Lines of the result are fetched meanwhile.
+    It has blocks of as many rows as a vector has lanes or a tile rows, whichever is more, element after element, with
+    room for `pitch` of each. Tiles fetch the lines of a source that `asked` names (see `fetching`), each those of
+    `once` planes, `planes_` in all from `source_at` on.
     """
+    step = max(width // COLUMNS, HEIGHT)
     tiles = (columns + width - 1) // width
+    number = 0
     for first in range(0, tiles, near):
         for row in range(0, rows, HEIGHT):
-            at = left_at + row // step * block + row % step
+            at = left_at + (top + row) // step * step * pitch + (top + row) % step
             for tile in range(first, min(first + near, tiles)):
+                ahead = address_of(source, source_at + min(number, max(0, planes_ - once)) * plane)
+                number += once
                 target = out_at + row * out_row + tile * width
                 there = min(width, columns - tile * width)
                 if row + HEIGHT <= rows and there == width:
-                    for m in range(0 if add else HEIGHT):
+                    for m in range(HEIGHT if far and not add else 0):
                         expect_row(out, target + m * out_row, width)
-                    channel_tile(0, depth, left, at, panels, tile * panel, out, target, out_row, add,
-                                 tile * panel)  # fmt: skip
+                    packed_tile(depth, left, at, panels, tile * panel, out, target, out_row, add, ahead, asked)
                 else:
-                    channel_tile(0, depth, left, at, panels, tile * panel, edge, 0, width, False, tile * panel)
+                    packed_tile(depth, left, at, panels, tile * panel, edge, 0, width, False, ahead, asked)
                     _move_edge(edge, width, 0, min(HEIGHT, rows - row), there, out, target, out_row, add)
 
 

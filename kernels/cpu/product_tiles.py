@@ -12,6 +12,7 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
+from fastdeconv.kernels.cpu.fetching import ask
 from fastdeconv.kernels.cpu.host import REGISTERS
 from fastdeconv.kernels.cpu.vectors import LINE, Vectors, call_once_compiled, index, loop, pointer, switch
 
@@ -105,27 +106,25 @@ def _store_tile(
 @intrinsic
 def panel_tile(
     typing_context: Any,
-    depth: Any, left: Any, left_at: Any, left_row: Any, packed: Any, panel: Any, panel_at: Any,
+    depth: Any, left: Any, left_at: Any, left_row: Any, panel: Any, panel_at: Any,
     tile: Any, tile_at: Any, tile_row: Any, add: Any,
 ) -> Any:  # fmt: skip
     """Compute what `product_tile` does with the first shape, where the right side's rows follow one another.
 
-    The left side's elements are ``left[m·left_row + k]``, or ``left[k·rows + m]`` if it is `packed`. As their places
-    are constants of the loop, sums of some 50 terms take a fifteenth less time than with `product_tile`.
+    The left side's elements are ``left[m·left_row + k]``. As places in the panel are constants of the loop, sums of
+    some 50 terms take a fifteenth less time than with `product_tile`.
     """
     integer = types.int64
-    signature = types.void(
-        integer, left, integer, integer, types.boolean, panel, integer, tile, integer, integer, types.boolean
-    )
+    signature = types.void(integer, left, integer, integer, panel, integer, tile, integer, integer, types.boolean)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        depth, left, left_at, left_row, packed, panel, panel_at, tile, tile_at, tile_row, add = arguments
+        depth, left, left_at, left_row, panel, panel_at, tile, tile_at, tile_row, add = arguments
         types_ = signature.args
         left_base = pointer(context, builder, types_[1], left, left_at)
-        panel_base = pointer(context, builder, types_[5], panel, panel_at)
-        tile_base = pointer(context, builder, types_[7], tile, tile_at)
-        flags = [builder.zext(flag, index(0).type) for flag in (packed, add)]
-        values = [depth, left_base, left_row, panel_base, tile_base, tile_row, *flags]
+        panel_base = pointer(context, builder, types_[4], panel, panel_at)
+        tile_base = pointer(context, builder, types_[6], tile, tile_at)
+        flag = builder.zext(add, index(0).type)
+        values = [depth, left_base, left_row, panel_base, tile_base, tile_row, flag]
         call_once_compiled(builder, "panel_tile", types_[1].dtype, values, _panel_tile)
         return context.get_dummy_value()
 
@@ -133,18 +132,12 @@ def panel_tile(
 
 
 def _panel_tile(vectors: Vectors, arguments: list[Any]) -> None:
-    depth, left, left_row, panel, tile, tile_row, packed, add = arguments
+    depth, left, left_row, panel, tile, tile_row, add = arguments
     builder, (rows, _) = vectors.builder, PRODUCT_SHAPES[0]
-
-    def emit(lefts: list[Any], step: int, terms: int) -> None:
-        sums = _panel_sums(vectors, depth, lefts, step, panel, terms)
-        _store_tile(vectors, sums, tile, tile_row, add)
-
-    with builder.if_else(builder.icmp_signed("!=", packed, index(0))) as (then, otherwise):
-        with then:
-            emit([builder.gep(left, [index(m)]) for m in range(rows)], rows, 4)
-        with otherwise:  # each row takes a register for its address: eight leave none for more terms
-            emit([builder.gep(left, [builder.mul(left_row, index(m))]) for m in range(rows)], 1, 4 if rows == 4 else 1)
+    lefts = [builder.gep(left, [builder.mul(left_row, index(m))]) for m in range(rows)]
+    # Each row takes a register for its address: eight leave none for more terms.
+    sums = _panel_sums(vectors, depth, lefts, 1, panel, 4 if rows == 4 else 1)
+    _store_tile(vectors, sums, tile, tile_row, add)
 
 
 def _panel_sums(
@@ -220,22 +213,61 @@ def channel_tile(
     return signature, generate
 
 
+@intrinsic
+def packed_tile(
+    typing_context: Any, depth: Any, left: Any, left_at: Any, panel: Any, panel_at: Any,
+    tile: Any, tile_at: Any, tile_row: Any, add: Any, address: Any, table: Any,
+) -> Any:  # fmt: skip
+    """Compute what the first shape of `channel_tile` does; meanwhile lines are fetched that a table names.
+
+    There are `CHANNEL_TERMS` terms in a turn; see `fetching`.
+    """
+    integer = types.int64
+    signature = types.void(
+        integer, left, integer, panel, integer, tile, integer, integer, types.boolean, integer, table
+    )
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        depth, left, left_at, panel, panel_at, tile, tile_at, tile_row, add, address, table = arguments
+        types_ = signature.args
+        left_base = pointer(context, builder, types_[1], left, left_at)
+        panel_base = pointer(context, builder, types_[3], panel, panel_at)
+        tile_base = pointer(context, builder, types_[5], tile, tile_at)
+        table_base = pointer(context, builder, types_[10], table, index(0))
+        flag = builder.zext(add, index(0).type)
+        values = [depth, left_base, panel_base, tile_base, tile_row, flag, address, table_base]
+        call_once_compiled(builder, "packed_tile", types_[1].dtype, values, _packed_tile)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _packed_tile(vectors: Vectors, arguments: list[Any]) -> None:
+    *operands, address, table = arguments
+    _emit_channels(vectors, 0, operands, lambda turn: ask(vectors, address, table, turn))
+
+
 def channel_step(lanes: int) -> int:
     """Return the elements between rows of the left side of a `channel_tile`: those of a vector, or of its rows."""
     return max(lanes, PRODUCT_SHAPES[0][0])
 
 
 def _channel_tile(vectors: Vectors, arguments: list[Any]) -> None:
-    shape, depth, left, panel, tile, tile_row, add, ahead = arguments
+    shape, *operands, ahead = arguments
 
     def emit(which: int) -> None:
-        rows, columns = PRODUCT_SHAPES[which]
-        lefts = [vectors.builder.gep(left, [index(m)]) for m in range(rows)]
-        sums = _panel_sums(vectors, depth, lefts, channel_step(vectors.lanes), panel, CHANNEL_TERMS, columns,
-                           lambda turn: _expect_lines(vectors, ahead, turn))  # fmt: skip
-        _store_tile(vectors, sums, tile, tile_row, add, columns)
+        _emit_channels(vectors, which, operands, lambda turn: _expect_lines(vectors, ahead, turn))
 
     switch(vectors.builder, shape, range(CHANNEL_SHAPES), emit)
+
+
+def _emit_channels(vectors: Vectors, shape: int, operands: list[Any], expect: Callable[[Any], None]) -> None:
+    """Emit a `channel_tile` of some shape, and what its turns ask for."""
+    depth, left, panel, tile, tile_row, add = operands
+    rows, columns = PRODUCT_SHAPES[shape]
+    lefts = [vectors.builder.gep(left, [index(m)]) for m in range(rows)]
+    sums = _panel_sums(vectors, depth, lefts, channel_step(vectors.lanes), panel, CHANNEL_TERMS, columns, expect)
+    _store_tile(vectors, sums, tile, tile_row, add, columns)
 
 
 @intrinsic
@@ -323,9 +355,58 @@ def block_tile(
 
 
 def _block_tile(vectors: Vectors, arguments: list[Any]) -> None:
-    shape, depth, left, step, panel, tile, tile_row, add, ahead = arguments
-    builder, lanes = vectors.builder, vectors.lanes
-    terms = min(lanes, 8 if REGISTERS == 16 else 4)  # of a turn: more of 24 sums each would go to the stack
+    *operands, ahead = arguments
+    _emit_blocks(vectors, operands, lambda block: _expect_lines(vectors, ahead, block), lambda turn: None)
+
+
+@intrinsic
+def gathered_tile(
+    typing_context: Any,
+    shape: Any, depth: Any, left: Any, left_at: Any, left_step: Any, panel: Any, panel_at: Any,
+    tile: Any, tile_at: Any, tile_row: Any, add: Any, address: Any, table: Any, table_at: Any,
+) -> Any:  # fmt: skip
+    """Compute what `block_tile` does; meanwhile lines are fetched that a table names, see `fetching`.
+
+    There are `block_terms` terms in a turn.
+    """
+    integer = types.int64
+    signature = types.void(
+        integer, integer, left, integer, integer, panel, integer, tile, integer, integer, types.boolean,
+        integer, table, integer,
+    )  # fmt: skip
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        shape, depth, left, left_at, left_step, panel, panel_at, tile, tile_at, tile_row, add, *lines = arguments
+        address, table, table_at = lines
+        types_ = signature.args
+        left_base = pointer(context, builder, types_[2], left, left_at)
+        panel_base = pointer(context, builder, types_[5], panel, panel_at)
+        tile_base = pointer(context, builder, types_[7], tile, tile_at)
+        table_base = pointer(context, builder, types_[12], table, table_at)
+        flag = builder.zext(add, index(0).type)
+        values = [shape, depth, left_base, left_step, panel_base, tile_base, tile_row, flag, address, table_base]
+        call_once_compiled(builder, "gathered_tile", types_[2].dtype, values, _gathered_tile)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _gathered_tile(vectors: Vectors, arguments: list[Any]) -> None:
+    *operands, address, table = arguments
+    _emit_blocks(vectors, operands, lambda block: None, lambda turn: ask(vectors, address, table, turn))
+
+
+def block_terms(lanes: int) -> int:
+    """Return the terms in a turn of a `block_tile`: more of 24 sums each would go to the stack."""
+    return min(lanes, 8 if REGISTERS == 16 else 4)
+
+
+def _emit_blocks(
+    vectors: Vectors, operands: list[Any], at_block: Callable[[Any], None], at_turn: Callable[[Any], None]
+) -> None:
+    """Emit a `block_tile`, and what its blocks and turns ask for."""
+    shape, depth, left, step, panel, tile, tile_row, add = operands
+    builder, lanes, terms = vectors.builder, vectors.lanes, block_terms(vectors.lanes)
 
     def emit(which: int) -> None:
         rows, columns = BLOCK_SHAPES[which]
@@ -336,9 +417,10 @@ def _block_tile(vectors: Vectors, arguments: list[Any]) -> None:
             line = LINE // vectors.bytes
             for at in range(rows * lanes, 2 * rows * lanes, line):
                 vectors.prefetch(there, index(at))
-            _expect_lines(vectors, ahead, block)
+            at_block(block)
 
             def add_terms(turn: Any, sums: list[Any]) -> list[Any]:
+                at_turn(builder.add(builder.mul(block, index(lanes // terms)), turn))
                 row = builder.gep(there, [builder.mul(turn, index(terms))])
                 right = builder.gep(here, [builder.mul(turn, index(terms * columns * lanes))])
                 for k in range(terms):

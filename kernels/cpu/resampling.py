@@ -140,7 +140,7 @@ def resample_units(
         for i in range(count):
             _sum_rows(sums, i * width, source, plane * height * width, width, rows, row_weights,
                       (first + i) * row_taps, row_taps, width)  # fmt: skip
-        to_columns(turned, 0, sums, 0, width, count, width)
+        to_columns(turned, 0, lanes, sums, 0, width, count, width)
         _sum_columns(results, turned, columns, column_weights, column_taps, out_width)
-        to_rows(target, (plane * out_height + first) * out_width, out_width, count, results, 0, zeros, 0,
+        to_rows(target, (plane * out_height + first) * out_width, out_width, count, results, 0, lanes, zeros, 0,
                 out_width, False)  # fmt: skip

@@ -100,6 +100,33 @@ def list_sources(taps: Any, places: Any, masks: Any, table: Any, count: int, p: 
 
 
 @device_function
+def list_lines(lines: Any, table: Any, count: int, p: Any, line: int) -> int:
+    """List where lines of so many elements begin that a channel's stretches fall into; return how many there are.
+
+    Rows that the pixels before these have read too are left out. There is room for `lines.size` at most.
+    """
+    size0, size1, size2 = p.from_size[0], p.from_size[1], p.from_size[2]
+    known = max(0, p.kernel[1] - p.stride[1]) if p.dilation[1] == 1 else 0
+    last = 0
+    for t0 in range(p.kernel[0]):
+        for t1 in range(known, p.kernel[1]):
+            after = 0
+            for i in range(count):
+                o0, o1, o2 = table[2, i] + p.dilation[0] * t0, table[3, i] + p.dilation[1] * t1, table[4, i]
+                if o0 < 0 or o0 >= size0 or o1 < 0 or o1 >= size1:
+                    continue
+                row = (o0 * size1 + o1) * size2
+                end = row + min(size2, o2 + table[5, i] + p.dilation[2] * (p.kernel[2] - 1))
+                at = max(row + max(0, o2), after)
+                while at < end and last < lines.size:
+                    lines[last] = at
+                    last += 1
+                    at += line
+                after = max(after, at)
+    return last
+
+
+@device_function
 def gather_channel(
     panels: Any, to: int, source: Any, plane: int, ahead: int, p: Any, taps: Any, table: Any, places: Any, masks: Any,
     count: int,

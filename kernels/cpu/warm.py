@@ -14,6 +14,7 @@ from fastdeconv.kernels.cpu import (
     direct_linear,
     direct_local,
     direct_loops,
+    direct_outer,
     direct_panels,
     direct_phases,
     direct_pointwise,
@@ -40,11 +41,11 @@ from fastdeconv.kernels.cpu.long_kernel import input_grad, splits, weight_grad
 from fastdeconv.kernels.cpu.winograd import ranges, tiles, units, weight
 
 _MODULES = (
-    chain, dense, dense_weight, depthwise, depthwise_weight, direct_blocks, direct_col2im, direct_dot, direct_im2col,
-    direct_im2row, direct_images, direct_joint, direct_linear, direct_local, direct_loops, direct_panels, direct_phases,
-    direct_pointwise, direct_rows, direct_tile, direct_wide_stride, direct_windows, elementwise, input_grad,
-    interchange, limits, losses, normalization, norms, pixels, planes, range_sums, ranges, resampling, splits, tiles,
-    units, updates, weight, weight_grad,
+    chain, dense, dense_weight, depthwise, depthwise_weight, direct_blocks, direct_col2im, direct_dot,
+    direct_im2col, direct_im2row, direct_images, direct_joint, direct_linear, direct_local, direct_loops,
+    direct_outer, direct_panels, direct_phases, direct_pointwise, direct_rows, direct_tile, direct_wide_stride,
+    direct_windows, elementwise, input_grad, interchange, limits, losses, normalization, norms, pixels, planes,
+    range_sums, ranges, resampling, splits, tiles, units, updates, weight, weight_grad,
 )  # fmt: skip
 
 

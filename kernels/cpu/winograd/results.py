@@ -71,9 +71,9 @@ def write_rows(
                     many += 1
             to, of = start + (i * width + column + j) * p.pixel, at + i * pitch + (column + j - begin) * lanes
             if p.channel == 1:
-                write_pixels(array, to, p.pixel, channels, source, of, extra, extra_at, run * many, add)
+                write_pixels(array, to, p.pixel, channels, source, of, lanes, extra, extra_at, run * many, add)
             elif run * many > 2:
-                to_rows(array, to, p.channel, channels, source, of, extra, extra_at, run * many, add)
+                to_rows(array, to, p.channel, channels, source, of, lanes, extra, extra_at, run * many, add)
             else:  # phases of other groups lie between
                 for v in range(run * many):
                     for c in range(channels):

@@ -57,5 +57,5 @@ def write_kernels(
         for b in range(many):
             _transform_sums(shape, sums, sums_at + m * pitch + b * phases * lanes, point_step, planes, lines, kernels)
             at = ((row + m) * channels + (first + b) * lanes) * taps
-            to_rows(out, at, taps, min(lanes, channels - (first + b) * lanes), kernels, 0, zeros, 0, taps,
-                    add)  # fmt: skip
+            to_rows(out, at, taps, min(lanes, channels - (first + b) * lanes), kernels, 0, lanes, zeros, 0,
+                    taps, add)  # fmt: skip

@@ -191,7 +191,7 @@ def read_rows(
             ahead = start + p.hop[1] * width * p.pixel + block * (run - 1) * p.lanes
             read_pixels(target, at + i * pitch, array, start, p.pixel, channels, run, ahead)
         else:
-            to_columns(target, at + i * pitch, array, start, p.channel, channels, run)
+            to_columns(target, at + i * pitch, p.lanes, array, start, p.channel, channels, run)
     zero_row(target, at, top * pitch)
     zero_row(target, at + max(top, bottom) * pitch, (height - max(top, bottom)) * pitch)
 

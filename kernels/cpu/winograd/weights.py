@@ -109,7 +109,7 @@ def transform_kernels(
             else:
                 for c in range(inside):
                     read_ahead(weight, ahead + c * p.row_step, taps)
-            to_columns(kernels, 0, weight, at if inside else 0, p.row_step, inside, taps)
+            to_columns(kernels, 0, lanes, weight, at if inside else 0, p.row_step, inside, taps)
             for f0 in range(p.phases[0]):
                 # An axis whose taps stay as they are, one to a phase, is not copied.
                 slices, top = kernels, p.first_tap[0, f0] * k1 * k2 * lanes
