@@ -16,7 +16,7 @@ Measured in docs/decisions/0020-im2row.md.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from fastdeconv.kernels.cpu.buffers import empty
 from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.direct_dot import tile_height
 from fastdeconv.kernels.cpu.jit import device_function, kernel
-from fastdeconv.kernels.cpu.range_sums import by_ranges
+from fastdeconv.kernels.cpu.range_sums import Cut, by_ranges, cut_ranges
 from fastdeconv.kernels.cpu.rows import copy_padded, zero_row
 from fastdeconv.kernels.cpu.stretches import FIELDS, gather_channel, list_sources, list_stretches
 from fastdeconv.kernels.cpu.tiles import inner_columns, inner_tile
@@ -57,8 +57,6 @@ LAYOUT = np.dtype(
 _BLOCK = 1024
 # Bytes of a panel, and of the rows of x that are multiplied with it together, in the second-level cache.
 _PANEL, _ROWS = (256 << 10 if host.REGISTERS == 32 else 128 << 10), 128 << 10
-# Enough units to share among threads.
-_UNITS = 16
 
 
 @device_function
@@ -131,26 +129,8 @@ def row_units(lo: int, hi: int, x: Any, gy: Any, sums: Any, layout: Any) -> None
                            row_offset, column_offset, tile, sums, to, block > start or whole > 0)  # fmt: skip
 
 
-class _Cut(NamedTuple):
-    """How pixels and channels are cut: blocks of an image, pixels of one; sets of channels, the largest; ranges."""
-
-    blocks: int
-    depth: int
-    sets: int
-    largest: int
-    ranges: int
-
-
-def _cut(g: Geometry) -> _Cut:
-    lanes, itemsize, pixels = host.lanes(g.dtype), np.dtype(g.dtype).itemsize, math.prod(g.input)
-    vectors = -(-pixels // lanes)
-    blocks = -(-vectors * lanes // _BLOCK)
-    depth = -(-vectors // blocks) * lanes
-    sets = -(-g.group_out // max(1, _PANEL // (g.taps * (depth + lanes) * itemsize)))
-    # The sums of all ranges take no more memory than the arrays.
-    most = min(g.batch * blocks, 1 + g.elements // math.prod(g.weight_shape))
-    ranges = max(1, min(most, -(-_UNITS // (g.groups * sets))))
-    return _Cut(blocks, depth, sets, -(-g.group_out // sets), ranges)
+def _cut(g: Geometry) -> Cut:
+    return cut_ranges(g, _BLOCK, _PANEL, beside=1)
 
 
 def _counts(g: Geometry) -> dict[str, float]:

@@ -16,7 +16,7 @@ Measured in docs/decisions/0023-outer-products.md.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from fastdeconv.kernels.cpu.costs import weights_of
 from fastdeconv.kernels.cpu.fetching import LINES, address_of, ask_bytes, spread
 from fastdeconv.kernels.cpu.jit import device_function, kernel
 from fastdeconv.kernels.cpu.product_tiles import BLOCK_SHAPES, block_terms, gathered_tile
-from fastdeconv.kernels.cpu.range_sums import by_ranges
+from fastdeconv.kernels.cpu.range_sums import Cut, by_ranges, cut_ranges
 from fastdeconv.kernels.cpu.rows import zero_row
 from fastdeconv.kernels.cpu.stretches import FIELDS, gather_channel, list_lines, list_sources, list_stretches
 from fastdeconv.kernels.cpu.vectors import LINE
@@ -63,8 +63,6 @@ LAYOUT = np.dtype(
 _BLOCK, _LARGE_BLOCK, _LARGE = 256, 1024, 1 << 20
 # Bytes of gathered rows, in the second-level cache.
 _ROWS = 256 << 10 if host.REGISTERS == 32 else 128 << 10
-# Enough units to share among threads.
-_UNITS = 16
 # Rows of a register tile, at most.
 _HEIGHT = max(height for height, _ in BLOCK_SHAPES)
 
@@ -191,27 +189,9 @@ def outer_units(lo: int, hi: int, x: Any, gy: Any, out: Any, layout: Any, strips
                zeros)  # fmt: skip
 
 
-class _Cut(NamedTuple):
-    """How pixels and channels are cut: blocks of an image, pixels of one; sets of channels, the largest; ranges."""
-
-    blocks: int
-    depth: int
-    sets: int
-    largest: int
-    ranges: int
-
-
-def _cut(g: Geometry) -> _Cut:
-    lanes, itemsize, pixels = host.lanes(g.dtype), np.dtype(g.dtype).itemsize, math.prod(g.input)
-    vectors = -(-pixels // lanes)
-    large = g.group_in * g.group_out * g.taps * itemsize > _LARGE
-    blocks = -(-vectors * lanes // (_LARGE_BLOCK if large else _BLOCK))
-    depth = -(-vectors // blocks) * lanes
-    sets = -(-g.group_out // max(1, _ROWS // (g.taps * depth * itemsize)))
-    # The sums of all ranges take no more memory than the arrays.
-    most = min(g.batch * blocks, 1 + g.elements // math.prod(g.weight_shape))
-    ranges = max(1, min(most, -(-_UNITS // (g.groups * sets))))
-    return _Cut(blocks, depth, sets, -(-g.group_out // sets), ranges)
+def _cut(g: Geometry) -> Cut:
+    large = math.prod(g.weight_shape) // g.groups * np.dtype(g.dtype).itemsize > _LARGE
+    return cut_ranges(g, _LARGE_BLOCK if large else _BLOCK, _ROWS)
 
 
 def _strips(vectors: int) -> frames.Ints:
