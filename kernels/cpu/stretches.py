@@ -103,7 +103,8 @@ def list_sources(taps: Any, places: Any, masks: Any, table: Any, count: int, p: 
 def list_lines(lines: Any, table: Any, count: int, p: Any, line: int) -> int:
     """List where lines of so many elements begin that a channel's stretches fall into; return how many there are.
 
-    Rows that the pixels before these have read too are left out. There is room for `lines.size` at most.
+    Rows that pixels of the row before have read are left out, also for the first row of a slice. There is room for
+    `lines.size` at most.
     """
     size0, size1, size2 = p.from_size[0], p.from_size[1], p.from_size[2]
     known = max(0, p.kernel[1] - p.stride[1]) if p.dilation[1] == 1 else 0
