@@ -109,8 +109,8 @@ def _add_products(
                 ahead, of = address_of(x, x_at + min(m, p.rows - rows_once) * p.pixels), asked.size // 2
                 m = min(m + rows_once, rows)
             gathered_tile(shape, depth, gathered, k * lanes, p.panel, columns, 0,
-                       sums, (first * p.most_rows + k * width) * lanes, width * lanes, add,
-                       ahead, asked, of)  # fmt: skip
+                          sums, (first * p.most_rows + k * width) * lanes, width * lanes, add,
+                          ahead, asked, of)  # fmt: skip
 
 
 @device_function

@@ -119,7 +119,7 @@ def product_units(lo: int, hi: int, source: Any, packed: Any, out: Any, layout: 
             for i in range(some):
                 ahead = plane if c + i + 1 < p.channels else 0
                 gather_channel(panels, i * p.taps * width, source, (image * p.channels + c + i) * plane, ahead, p,
-                        taps, table, places, masks, count)  # fmt: skip
+                               taps, table, places, masks, count)  # fmt: skip
             of, next_, channels = 0, c + p.block, 0
             if depth < _LONG:
                 count = -1
