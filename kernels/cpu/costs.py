@@ -3,7 +3,7 @@
 A weight is in multiplications at the peak of all cores. ``python -m bench choices --fit`` fits them to times of random
 float32 problems, and without ``--fit`` tells how far the choice is from the best. With 16 registers they are fitted on
 a Zen 3 (AVX2), rounded between fits (docs/decisions/0015-panels.md, 0016, 0017, 0019), with 32 on an Intel Xeon with
-AVX-512 and 2 MB of second-level cache a core (0006, 0015, 0020 to 0022). Guesses: with 16 those of `winograd` that are
+AVX-512 and 2 MB of second-level cache a core (0006, 0015, 0020 to 0023). Guesses: with 16 those of `winograd` that are
 "ranged", for kernels and for gradients' elements apart, and those of `direct_panels`, `direct_im2row`, `direct_outer`,
 `direct_windows` and, as with 32, kernels for channels last.
 """
